@@ -1,0 +1,27 @@
+//! `package`: what would be published builds from nothing but what is in it.
+
+use std::env;
+use std::ffi::OsString;
+
+use crate::call::Call;
+use crate::commands::no_arguments;
+use crate::repo::Repo;
+use crate::stop::Stop;
+
+/// Packages every published crate, and builds each from its package. CI insists that all is committed.
+///
+/// # Errors
+///
+/// A crate lacks a file or a field, or does not build alone.
+pub(crate) fn package(repo: &Repo, arguments: &[OsString]) -> Result<(), Stop> {
+    no_arguments(arguments)?;
+    let mut call = Call::cargo().args(["package", "--workspace", "--locked"]);
+    // cargo would package these too.
+    for package in repo.packages()?.iter().filter(|package| !package.published) {
+        call = call.args(["--exclude", &package.name]);
+    }
+    if env::var_os("CI").is_none() {
+        call = call.args(["--allow-dirty"]);
+    }
+    call.run()
+}
