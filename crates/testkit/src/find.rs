@@ -1,0 +1,143 @@
+//! Where the server binaries are.
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use crate::error::StartError;
+
+pub(crate) const REQUIRE_SERVERS: &str = "FULLBORE_REQUIRE_SERVERS=1";
+const POSTGRES_VERSIONS: &str = "/usr/lib/postgresql";
+
+/// A binary that a server needs.
+pub(crate) struct Binary {
+    pub(crate) name: &'static str,
+    pub(crate) variable: &'static str,
+}
+
+pub(crate) const REDIS: Binary = Binary { name: "redis-server", variable: "FULLBORE_REDIS_BIN" };
+pub(crate) const POSTGRES: Binary = Binary { name: "postgres", variable: "FULLBORE_POSTGRES_BIN" };
+const INITDB: Binary = Binary { name: "initdb", variable: POSTGRES.variable };
+
+/// Whether a missing binary is an error instead of a skip.
+pub(crate) fn servers_required() -> bool {
+    env::var_os("FULLBORE_REQUIRE_SERVERS").is_some_and(|value| value == "1")
+}
+
+pub(crate) fn redis() -> Result<PathBuf, StartError> {
+    REDIS.find(&[])
+}
+
+/// `postgres`, and the `initdb` of the same installation: another version's would make a cluster that it cannot open.
+pub(crate) fn postgres() -> Result<(PathBuf, PathBuf), StartError> {
+    let postgres = POSTGRES.find(&versioned_dirs(Path::new(POSTGRES_VERSIONS)))?;
+    let beside = postgres.with_file_name(INITDB.name);
+    // In PATH there may be only a link into the installation.
+    let behind_link = postgres.canonicalize().map(|real| real.with_file_name(INITDB.name));
+    let initdb = Some(beside)
+        .into_iter()
+        .chain(behind_link.ok())
+        .find(|candidate| is_executable(candidate))
+        .ok_or_else(|| INITDB.missing())?;
+    Ok((postgres, initdb))
+}
+
+impl Binary {
+    fn missing(&self) -> StartError {
+        StartError::Missing { binary: self.name, variable: self.variable }
+    }
+
+    fn find(&self, extra: &[PathBuf]) -> Result<PathBuf, StartError> {
+        let explicit = env::var_os(self.variable).filter(|value| !value.is_empty());
+        locate(self.name, explicit, env::var_os("PATH").as_deref(), extra).ok_or_else(|| self.missing())
+    }
+}
+
+/// An explicit path is the only place looked at: falling back would run another server than the one asked for.
+fn locate(name: &str, explicit: Option<OsString>, path: Option<&OsStr>, extra: &[PathBuf]) -> Option<PathBuf> {
+    if let Some(explicit) = explicit {
+        let explicit = PathBuf::from(explicit);
+        let file = if explicit.is_dir() { explicit.join(name) } else { explicit };
+        // The server runs in its own directory, where a relative path would not resolve.
+        return is_executable(&file).then(|| std::path::absolute(&file).unwrap_or(file));
+    }
+    path.map(|path| env::split_paths(path).collect::<Vec<_>>())
+        .unwrap_or_default()
+        .iter()
+        .chain(extra)
+        .filter(|dir| dir.is_absolute())
+        .map(|dir| dir.join(name))
+        .find(|file| is_executable(file))
+}
+
+/// `root/<version>/bin`, highest version first; entries that are no version are left out.
+fn versioned_dirs(root: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<(Vec<u32>, PathBuf)> = fs::read_dir(root)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| Some((version(entry.file_name().to_str()?)?, entry.path().join("bin"))))
+        .collect();
+    found.sort_by(|(a, _), (b, _)| b.cmp(a));
+    found.into_iter().map(|(_, dir)| dir).collect()
+}
+
+fn version(text: &str) -> Option<Vec<u32>> {
+    text.split('.').map(|part| part.parse().ok()).collect()
+}
+
+fn is_executable(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn executable(path: &Path) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "").unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    #[test]
+    fn explicit_path_wins_and_has_no_fallback() {
+        let dir = tempfile::tempdir().unwrap();
+        executable(&dir.path().join("a/server"));
+        executable(&dir.path().join("b/server"));
+        let path = dir.path().join("a");
+        let look = |explicit: Option<PathBuf>| {
+            locate("server", explicit.map(PathBuf::into_os_string), Some(path.as_os_str()), &[])
+        };
+        assert_eq!(look(None), Some(dir.path().join("a/server")));
+        assert_eq!(look(Some(dir.path().join("b/server"))), Some(dir.path().join("b/server")));
+        assert_eq!(look(Some(dir.path().join("b"))), Some(dir.path().join("b/server")), "a directory that holds it");
+        assert_eq!(look(Some(dir.path().join("missing"))), None);
+    }
+
+    #[test]
+    fn what_cannot_be_executed_is_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("a/server")).unwrap();
+        fs::create_dir_all(dir.path().join("b")).unwrap();
+        fs::write(dir.path().join("b/server"), "").unwrap();
+        executable(&dir.path().join("c/server"));
+        let path = env::join_paths([dir.path().join("a"), dir.path().join("b")]).unwrap();
+        assert_eq!(locate("server", None, Some(&path), &[dir.path().join("c")]), Some(dir.path().join("c/server")));
+    }
+
+    #[test]
+    fn the_highest_version_comes_first() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["9.6", "15", "9.10", "common"] {
+            fs::create_dir_all(dir.path().join(name).join("bin")).unwrap();
+        }
+        let order: Vec<_> = versioned_dirs(dir.path());
+        assert_eq!(order, ["15", "9.10", "9.6"].map(|name| dir.path().join(name).join("bin")));
+        assert!(versioned_dirs(&dir.path().join("missing")).is_empty());
+    }
+}
