@@ -1,0 +1,60 @@
+//! Stations: the same exact counts and honest times for everything that work passes through.
+//!
+//! # When to use it
+//! Every fullbore primitive has a [`Station`] already; make your own around the parts of your program that are not one, and
+//! put them into a [`Registry`] to see where work waits. Not for tracing single requests.
+//!
+//! # Example
+//! ```
+//! use fullbore_metrics::{Registry, Station};
+//!
+//! let fetch = Station::new("fetch");
+//! let pages: Vec<usize> = (0..100).map(|n| fetch.run(|| n * 2)).collect();
+//! assert_eq!(pages.len(), 100);
+//! let seen = fetch.snapshot();
+//! assert_eq!(seen.served, 100);
+//! println!("median {}", seen.service().p50()?);
+//! print!("{}", Registry::new().add(&fetch).table());
+//! # Ok::<(), fullbore_metrics::TooFewSamples>(())
+//! ```
+//!
+//! # Guarantees
+//! - Counts are exact: nothing that arrives can leave uncounted, also when the code in [`Station::run`] panics.
+//! - A snapshot waits for nobody, takes no lock that recording takes, and never shows more ends than begins or more begins
+//!   than arrivals.
+//! - A percentile comes with its confidence interval, or not at all when too few samples lie beyond it. Relative error of
+//!   recorded durations at most 0.8 %; minimum, maximum, sum and count are exact.
+//!
+//! # What it costs
+//! No threads. A station is about 2 KiB, and 1 KiB more for each power of two of nanoseconds that is touched in a
+//! histogram. [`Station::run`] costs two clock reads, the guards three, both a handful of atomic additions on memory that
+//! all threads share. Recording allocates only at such a first touch; a snapshot does each time.
+//!
+//! # Trade-offs
+//! Recording is atomic additions on shared lines: simple and exact, but threads that record into one station at a time meet
+//! there. Primitives therefore time only 1 in 64 of their cheapest operations ([`sampled`]).
+//!
+//! # Fork
+//! Safe: no thread, no lock held across calls.
+//!
+//! # Features
+//! - `serde`: snapshots can be serialised.
+//! - `tracing`: passed on to `fullbore-core`.
+#![forbid(unsafe_code)]
+
+mod error;
+mod histogram;
+mod registry;
+mod sample;
+mod snapshot;
+mod station;
+
+#[doc(inline)]
+pub use crate::{
+    error::TooFewSamples,
+    histogram::{HistogramSnapshot, Percentile},
+    registry::{Registry, Table},
+    sample::sampled,
+    snapshot::{Counts, StationSnapshot},
+    station::{Departure, Outcome, Serving, Station, StationBuilder, StationId, StationKind, Waiting},
+};

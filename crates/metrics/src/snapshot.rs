@@ -1,0 +1,175 @@
+//! What a station had counted at one moment.
+
+use std::fmt;
+use std::ops::Deref;
+use std::time::Duration;
+
+use crate::histogram::HistogramSnapshot;
+use crate::station::{StationId, StationKind};
+
+/// The counts of a station (C1). `begun` is needed to tell waiting from in service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Counts {
+    /// Items refused at the door.
+    pub refused: u64,
+    /// Items that came in.
+    pub arrivals: u64,
+    /// Items whose service began.
+    pub begun: u64,
+    /// Items done.
+    pub served: u64,
+    /// Items tried that went wrong.
+    pub failed: u64,
+    /// Items displaced or given up.
+    pub dropped: u64,
+    /// Items merged into others.
+    pub merged: u64,
+    /// Items handed back unserved.
+    pub returned: u64,
+    /// Times that an item in service went back to waiting, to be tried again.
+    pub retried: u64,
+}
+
+impl Counts {
+    /// Everything that was offered.
+    #[must_use]
+    pub fn offered(&self) -> u64 {
+        self.refused + self.arrivals
+    }
+
+    /// Items that are being served.
+    #[must_use]
+    pub fn in_service(&self) -> u64 {
+        self.begun.saturating_sub(self.served + self.failed + self.retried)
+    }
+
+    /// Items that came in, or came back to be tried again, and neither left nor began. While others record, a retry between
+    /// two reads can make it too small, never negative.
+    #[must_use]
+    pub fn waiting(&self) -> u64 {
+        (self.arrivals + self.retried).saturating_sub(self.begun + self.dropped + self.merged + self.returned)
+    }
+
+    /// Whether `arrivals = served + failed + dropped + merged + returned + waiting + in_service`. Always true when nobody
+    /// records at the moment; tests ask.
+    #[must_use]
+    pub fn balanced(&self) -> bool {
+        let out = self.served + self.failed + self.dropped + self.merged + self.returned;
+        self.arrivals == out + self.waiting() + self.in_service()
+    }
+}
+
+/// All numbers of a station at one moment. Dereferences to its [`Counts`].
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct StationSnapshot {
+    pub(crate) id: StationId,
+    pub(crate) name: String,
+    pub(crate) kind: StationKind,
+    pub(crate) parallelism: u64,
+    pub(crate) capacity: u64,
+    pub(crate) age: Duration,
+    pub(crate) counts: Counts,
+    pub(crate) busy: Duration,
+    pub(crate) wait: HistogramSnapshot,
+    pub(crate) service: HistogramSnapshot,
+    pub(crate) feeds: Vec<StationId>,
+    pub(crate) held_by: Vec<StationId>,
+}
+
+impl Deref for StationSnapshot {
+    type Target = Counts;
+    fn deref(&self) -> &Counts {
+        &self.counts
+    }
+}
+
+impl StationSnapshot {
+    /// The station's number.
+    #[must_use]
+    pub fn id(&self) -> StationId {
+        self.id
+    }
+
+    /// The station's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The station's kind.
+    #[must_use]
+    pub fn kind(&self) -> StationKind {
+        self.kind
+    }
+
+    /// How many items it can serve at once.
+    #[must_use]
+    pub fn parallelism(&self) -> u64 {
+        self.parallelism
+    }
+
+    /// How many items can wait.
+    #[must_use]
+    pub fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    /// Time since the station was made.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.age
+    }
+
+    /// Time in line.
+    #[must_use]
+    pub fn wait(&self) -> &HistogramSnapshot {
+        &self.wait
+    }
+
+    /// Time in service.
+    #[must_use]
+    pub fn service(&self) -> &HistogramSnapshot {
+        &self.service
+    }
+
+    /// Summed time of all servers at work.
+    #[must_use]
+    pub fn busy(&self) -> Duration {
+        self.busy
+    }
+
+    /// Busy time over what `parallelism` servers had in `window`; above 1 where timing overlaps.
+    #[must_use]
+    pub fn utilisation(&self, window: Duration) -> f64 {
+        self.busy.as_secs_f64() / (window.as_secs_f64() * self.parallelism.max(1) as f64).max(f64::MIN_POSITIVE)
+    }
+
+    /// The stations that this one feeds.
+    #[must_use]
+    pub fn feeds(&self) -> &[StationId] {
+        &self.feeds
+    }
+
+    /// The stations whose permits or connections this one needs.
+    #[must_use]
+    pub fn held_by(&self) -> &[StationId] {
+        &self.held_by
+    }
+}
+
+impl fmt::Display for StationSnapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: {} served, {} failed, {} waiting, {} in service",
+            self.name,
+            self.served,
+            self.failed,
+            self.waiting(),
+            self.in_service()
+        )
+    }
+}
