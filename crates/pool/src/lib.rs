@@ -1,0 +1,88 @@
+//! A blocking connection pool for threads, plain ([`Pool`]) and keyed by tenant ([`KeyedPool`]).
+//!
+//! # When to use it
+//! When threads share connections that are expensive to make or must not be too many. Not for a bare limit on how many may
+//! work at once: that is `fullbore-limit`.
+//!
+//! # Example
+//! ```
+//! use fullbore_pool::{Manager, Pool};
+//! use std::{io, net::{TcpListener, TcpStream}, time::Duration};
+//!
+//! struct Tcp(std::net::SocketAddr);
+//! impl Manager for Tcp {
+//!     type Connection = TcpStream;
+//!     type Error = io::Error;
+//!     fn connect(&self, budget: Duration) -> io::Result<TcpStream> {
+//!         TcpStream::connect_timeout(&self.0, budget)
+//!     }
+//!     fn validate(&self, stream: &mut TcpStream, _: Duration) -> io::Result<()> {
+//!         stream.take_error()?.map_or(Ok(()), Err)
+//!     }
+//! }
+//!
+//! let server = TcpListener::bind("127.0.0.1:0")?;
+//! let pool = Pool::builder(Tcp(server.local_addr()?)).max_size(2).build()?;
+//! let first = pool.get()?.id();
+//! assert_eq!(pool.get()?.id(), first, "it came back and was used again");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Guarantees
+//! - Never more than `max_size` connections, those being made and being closed included; no place is lost, whatever the
+//!   manager or the holder does: error, panic, timeout, close.
+//! - A deadline covers the wait, the check and the connecting: the manager is told what is left of it. Who comes or gets its
+//!   turn too late costs nobody a connection.
+//! - First come, first served among those who can be served, with bounded overtaking: after a millisecond in line a waiter
+//!   is handed what comes free.
+//! - A connection whose holder panicked is closed, not passed on.
+//! - User code never runs under the pool's lock (except `Hash`, `Eq`, `Clone` and `Drop` of keys).
+//!
+//! # What it costs
+//! No threads: connections are made, checked and closed on the threads of those who need it (the manager for PostgreSQL
+//! connects and closes on a short-lived one, to be able to give up). A key that has no connection costs nothing. A checkout
+//! and a return take a lock each.
+//!
+//! # Trade-offs
+//! The caller makes its own connection, so a slow connect is seen by that caller even if another connection comes back
+//! meanwhile. Idle and outlived connections are closed when somebody uses the pool, not by a clock.
+//!
+//! # Fork
+//! Build it after `fork`; connections must not be shared between processes.
+//!
+//! # Features
+//! - `postgres`, `sqlite`: managers for `postgres` and `rusqlite`.
+//! - `serde`: [`Config`] from files.
+//! - `tracing`: events for lost connections and panics.
+#![forbid(unsafe_code)]
+
+mod checkout;
+mod config;
+mod connection;
+mod error;
+mod keyed;
+mod manager;
+mod pool;
+#[cfg(feature = "postgres")]
+mod postgres;
+mod shelf;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+mod transaction;
+
+#[cfg(feature = "postgres")]
+#[doc(inline)]
+pub use crate::postgres::Postgres;
+#[cfg(feature = "sqlite")]
+#[doc(inline)]
+pub use crate::sqlite::Sqlite;
+#[doc(inline)]
+pub use crate::{
+    config::{Config, PoolBuilder, Target},
+    connection::Connection,
+    error::{GetError, PoolState, TransactionError},
+    keyed::KeyedPool,
+    manager::{Key, KeyedManager, Manager, Single},
+    pool::{Pool, Pooled},
+    transaction::Transactional,
+};

@@ -1,0 +1,201 @@
+//! PostgreSQL through `postgres`.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ::postgres::error::{Severity, SqlState};
+use ::postgres::{Client, Config, Error, NoTls, Transaction};
+use fullbore_core::{Clock, Crew, Monitor, Overflow, Patience, Room};
+
+use crate::manager::Manager;
+use crate::transaction::Transactional;
+
+/// How many connects of one manager can be under way, those included that nobody waits for any more: what bounds the
+/// threads and sockets that a silent server can hold.
+const ATTEMPTS: usize = 32;
+
+/// How long a close waits for the connection to be closed. Nearly always that takes microseconds.
+const CLOSE_WITHIN: Duration = Duration::from_millis(10);
+
+/// Connections to one PostgreSQL database, without TLS.
+///
+/// A connect is done on a thread of its own, `fullbore-pool-connect-0`, because the driver's timeout ends with the TCP
+/// connection: a server that accepts and then says nothing would hold the caller beyond any deadline. An attempt that is not
+/// done in time is left behind and ends with its socket; at most 32 of them are, then callers wait until their deadline. A
+/// connection that still owes an answer is closed on `fullbore-pool-close-0` in the same way, because the driver waits for
+/// that answer.
+///
+/// Statements have no time limit of ours. Set PostgreSQL's own in the connection string, `options=-c
+/// statement_timeout=30s`, and `keepalives_idle`, with which a connection that the network has forgotten ends.
+#[derive(Clone)]
+pub struct Postgres {
+    config: Config,
+    attempts: Arc<Monitor<Room>>,
+}
+
+impl Postgres {
+    /// From a connection string: a URL or `key=value` pairs.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn new(params: &str) -> Result<Self, Error> {
+        params.parse().map(Self::with_config)
+    }
+
+    /// From a configuration of your own.
+    #[must_use]
+    pub fn with_config(config: Config) -> Self {
+        Self { config, attempts: Arc::new(Monitor::new(Room::new(ATTEMPTS), Clock::Real)) }
+    }
+
+    fn connect_by(&self, config: &Config, deadline: Instant) -> Result<Client, Error> {
+        let entered = self.attempts.lock().enter(|room| room, Overflow::Block, Patience::Policy(Some(deadline)));
+        if entered.is_err() {
+            return Err(timed_out());
+        }
+        let place = Attempt(Arc::clone(&self.attempts));
+        let outcome = Arc::new(Monitor::new(None, Clock::Real));
+        let theirs = Arc::clone(&outcome);
+        let crew = Crew::new("pool", "connect", Clock::Real);
+        let on_its_own = config.clone();
+        let spawned = crew.spawn(move || {
+            let _place = place;
+            let result = catch_unwind(AssertUnwindSafe(|| on_its_own.connect(NoTls)));
+            *theirs.lock() = Some(result);
+        });
+        if spawned.is_err() {
+            // No thread to be had: rather a connection without a deadline than none.
+            return config.connect(NoTls);
+        }
+        crew.join(Some(deadline));
+        // In a statement of its own: the connection must not be dropped under the lock.
+        let result = outcome.lock().take();
+        match result {
+            Some(Ok(result)) => result,
+            Some(Err(panic)) => resume_unwind(panic),
+            None => Err(timed_out()),
+        }
+    }
+}
+
+/// The place of an attempt, kept until it ends.
+struct Attempt(Arc<Monitor<Room>>);
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        self.0.lock().leave(|room| room, 1);
+    }
+}
+
+/// The driver's own timeout error. Hidden in its documentation, but its two crates use it between them across versions, so
+/// it cannot go away while both are compatible with what we depend on.
+fn timed_out() -> Error {
+    Error::__private_api_timeout()
+}
+
+impl fmt::Debug for Postgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The driver's own form leaves the password out.
+        f.debug_struct("Postgres").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Manager for Postgres {
+    type Connection = Client;
+    type Error = Error;
+
+    fn connect(&self, budget: Duration) -> Result<Client, Error> {
+        let mut config = self.config.clone();
+        let Some(deadline) = Clock::Real.after(budget) else { return config.connect(NoTls) };
+        // The connection string may ask for less.
+        let limit = config.get_connect_timeout().map_or(budget, |limit| budget.min(*limit));
+        config.connect_timeout(limit);
+        self.connect_by(&config, deadline)
+    }
+
+    fn validate(&self, client: &mut Client, budget: Duration) -> Result<(), Error> {
+        client.is_valid(budget)
+    }
+
+    fn is_broken(&self, client: &mut Client) -> bool {
+        client.is_closed()
+    }
+
+    fn close(&self, client: Client) {
+        // Dropped here it would wait for every answer that it still owes: after a validation that timed out, for ever.
+        let crew = Crew::new("pool", "close", Clock::Real);
+        // Without a thread to be had it is dropped here after all.
+        if crew.spawn(move || drop(client)).is_ok() {
+            crew.join(Clock::Real.after(CLOSE_WITHIN));
+        }
+    }
+}
+
+impl Transactional for Postgres {
+    type Transaction<'c> = Transaction<'c>;
+
+    fn begin<'c>(&self, client: &'c mut Client) -> Result<Transaction<'c>, Error> {
+        client.transaction()
+    }
+
+    fn commit(&self, mut transaction: Transaction<'_>) -> Result<(), Error> {
+        // PostgreSQL answers the COMMIT of a transaction in which a statement failed with a rollback, and the driver takes
+        // that for success. The SELECT fails then, in the same round trip, and the COMMIT is not run.
+        transaction.batch_execute("SELECT 1; COMMIT")?;
+        // It has ended; dropped, it would send a ROLLBACK. Nothing leaks: it owns no memory.
+        std::mem::forget(transaction);
+        Ok(())
+    }
+
+    fn rollback(&self, transaction: Transaction<'_>) -> Result<(), Error> {
+        transaction.rollback()
+    }
+
+    fn outcome_unknown(&self, error: &Error) -> bool {
+        // An ERROR of the server says that it did not commit. A FATAL one ends the connection, and a pooler between us says
+        // with it that it lost the server; anything that is not an answer says nothing.
+        error.as_db_error().is_none_or(|answer| {
+            answer.parsed_severity() != Some(Severity::Error)
+                || answer.code().code().starts_with("08")
+                || *answer.code() == SqlState::T_R_STATEMENT_COMPLETION_UNKNOWN
+        })
+    }
+}
+
+#[cfg(all(test, not(fullbore_loom)))]
+mod tests {
+    use std::net::TcpListener;
+    use std::time::Duration;
+
+    use fullbore_core::{Overflow, Patience};
+
+    use super::{ATTEMPTS, Postgres};
+    use crate::manager::Manager;
+
+    #[test]
+    fn a_silent_server_holds_a_bounded_number_of_attempts_for_as_long_as_it_is_there() {
+        // Nobody accepts: the system completes the connections, and nothing answers.
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = silent.local_addr().unwrap().port();
+        let manager = Postgres::new(&format!("host=127.0.0.1 port={port} user=nobody")).unwrap();
+        for _ in 0..ATTEMPTS + 8 {
+            assert!(manager.connect(Duration::from_millis(2)).is_err());
+        }
+        assert!(manager.attempts.lock().used() <= ATTEMPTS);
+        assert!(manager.attempts.lock().used() > 0, "they are left behind");
+        drop(silent);
+        // The attempts end with their sockets.
+        let mut attempts = manager.attempts.lock();
+        for _ in 0..ATTEMPTS {
+            attempts.enter(|room| room, Overflow::Block, Patience::Policy(None)).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_password_is_not_in_debug() {
+        let manager = Postgres::new("host=localhost user=u password=hunter2").unwrap();
+        assert!(!format!("{manager:?}").contains("hunter2"));
+    }
+}

@@ -1,0 +1,651 @@
+//! The rules of the house (C1-C11) for `fullbore-pool`. The names are the same in every crate.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod support;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use fullbore_core::{BuildError, EnvReader, FAIR_AFTER, PausedClock, Shutdown};
+use fullbore_pool::{Config, KeyedPool, Pool};
+use support::{Db, Down, Fake, FakeKeyed, panic_on_purpose, pool};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn c1_connections_are_conserved_under_panics_errors_timeouts_and_close() {
+    let db = Db::new();
+    db.on_connect(|counted, _| match counted.serial % 11 {
+        0 => panic_on_purpose(),
+        1 => Err(Down),
+        _ => Ok(()),
+    });
+    let pool = Pool::builder(Fake(Arc::clone(&db))).max_size(3).get_timeout(Duration::from_millis(1)).build().unwrap();
+    thread::scope(|scope| {
+        for n in 0..64_usize {
+            let pool = &pool;
+            scope.spawn(move || {
+                for round in 0..50_usize {
+                    let work = |counted: &mut support::Counted| {
+                        thread::yield_now();
+                        counted.broken = (n + round) % 5 == 0;
+                        if (n + round) % 7 == 0 {
+                            panic_on_purpose();
+                        }
+                    };
+                    let _ = catch_unwind(AssertUnwindSafe(|| pool.with(work)));
+                }
+                if n == 63 {
+                    pool.close();
+                }
+            });
+        }
+    });
+    let seen = pool.station().snapshot();
+    assert!(seen.balanced(), "{seen:?}");
+    assert_eq!((seen.waiting(), seen.in_service()), (0, 0), "{seen:?}");
+    assert_eq!(seen.offered(), 64 * 50);
+    let state = pool.state();
+    assert_eq!((state.size, state.idle, state.waiting, db.live()), (0, 0, 0, 0));
+    assert!(db.most.load(Ordering::SeqCst) <= 3);
+}
+
+#[test]
+fn c1_every_way_out_is_counted() {
+    let clock = PausedClock::new();
+    let db = Db::new();
+    let pool = pool(&db, &clock, 1).build().unwrap();
+    let counts = || {
+        let seen = pool.station().snapshot();
+        assert!(seen.balanced(), "{seen:?}");
+        (seen.served, seen.failed, seen.returned, seen.refused, seen.in_service())
+    };
+    let held = pool.get().unwrap();
+    assert_eq!(counts(), (0, 0, 0, 0, 1));
+    assert!(pool.try_get().is_err());
+    assert_eq!(counts(), (0, 0, 0, 1, 1), "refused at the door");
+    assert!(pool.get_deadline(clock.now()).is_err());
+    assert_eq!(counts(), (0, 0, 1, 1, 1), "came, and went without");
+    drop(held);
+    assert_eq!(counts(), (1, 0, 1, 1, 0));
+    pool.get().unwrap().discard();
+    assert_eq!(counts(), (2, 0, 1, 1, 0));
+    drop(pool.get().unwrap().detach());
+    assert_eq!(counts(), (3, 0, 1, 1, 0));
+    db.on_connect(|_, _| Err(Down));
+    assert!(pool.get().is_err());
+    assert_eq!(counts(), (3, 1, 1, 1, 0));
+    db.on_connect(|_, _| panic_on_purpose());
+    assert!(catch_unwind(AssertUnwindSafe(|| pool.get())).is_err());
+    assert_eq!(counts(), (3, 2, 1, 1, 0));
+    pool.close();
+    assert!(pool.get().is_err());
+    assert_eq!(counts(), (3, 2, 1, 2, 0));
+}
+
+#[test]
+fn c2_never_more_connections_than_max_size() {
+    let clock = PausedClock::new();
+    let db = Db::new();
+    let pool = pool(&db, &clock, 2).build().unwrap();
+    let held = [pool.try_get().unwrap(), pool.try_get().unwrap()];
+    assert!(pool.try_get().unwrap_err().is_full());
+    assert_eq!((pool.state().size, db.live()), (2, 2));
+    drop(held);
+    assert_eq!((pool.state().size, pool.state().idle, db.live()), (2, 2, 2));
+}
+
+#[test]
+fn c2_a_place_is_taken_until_its_connection_is_closed() {
+    let clock = PausedClock::new();
+    let db = Db::new();
+    let pool = pool(&db, &clock, 1).max_lifetime(SECOND).idle_timeout(SECOND * 5).build().unwrap();
+    let pool = Arc::new(pool);
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let (inside, log) = (Arc::downgrade(&pool), Arc::clone(&seen));
+    db.on_close(move |_, _| {
+        let pool = inside.upgrade().unwrap();
+        log.lock().unwrap().push((pool.state().size, pool.try_get().is_err()));
+    });
+    // Too old when it comes back.
+    let held = pool.get().unwrap();
+    clock.advance(SECOND);
+    drop(held);
+    // Idle for too long.
+    drop(pool.get().unwrap());
+    clock.advance(SECOND * 5);
+    drop(pool.get().unwrap());
+    // Given up by its holder, and at the close.
+    pool.get().unwrap().discard();
+    drop(pool.get().unwrap());
+    pool.close();
+    assert_eq!(*seen.lock().unwrap(), [(1, true); 4], "closed in its place, which nobody else has meanwhile");
+    assert_eq!(pool.state().size, 0);
+}
+
+#[test]
+fn c3_every_wait_has_a_deadline() {
+    let clock = PausedClock::new();
+    let db = Db::new();
+    let pool = pool(&db, &clock, 1).build().unwrap();
+    let held = pool.get().unwrap();
+    assert!(pool.try_get().unwrap_err().is_full());
+    assert!(pool.get_deadline(clock.now()).unwrap_err().is_timeout());
+    assert!(pool.get_deadline(clock.now() - SECOND).unwrap_err().is_timeout(), "in the past");
+    thread::scope(|scope| {
+        let by_default = scope.spawn(|| pool.get().map(drop));
+        clock.wait_for_waiters(1);
+        let by_deadline = scope.spawn(|| pool.get_deadline(clock.now() + SECOND * 5).map(drop));
+        clock.wait_for_waiters(2);
+        clock.advance(SECOND * 5);
+        assert!(by_deadline.join().unwrap().unwrap_err().is_timeout());
+        clock.advance(SECOND * 25);
+        assert!(by_default.join().unwrap().unwrap_err().is_timeout());
+    });
+    drop(held);
+}
+
+#[test]
+fn c3_too_far_to_represent_means_never() {
+    let db = Db::new();
+    let budgets = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&budgets);
+    db.on_connect(move |_, budget| {
+        log.lock().unwrap().push(budget);
+        Ok(())
+    });
+    let pool = Pool::builder(Fake(Arc::clone(&db)))
+        .max_size(usize::MAX)
+        .get_timeout(Duration::MAX)
+        .validate_after(Duration::MAX)
+        .idle_timeout(Duration::MAX)
+        .max_lifetime(Duration::MAX)
+        .build()
+        .unwrap();
+    drop([pool.get().unwrap(), pool.get().unwrap()]);
+    drop(pool.try_get().unwrap());
+    assert_eq!(*budgets.lock().unwrap(), [Duration::MAX; 2]);
+    assert_eq!((pool.state().size, pool.state().idle), (2, 2));
+    pool.close_within(Duration::MAX).unwrap();
+}
+
+#[test]
+fn c3_the_manager_is_told_what_is_left() {
+    let clock = PausedClock::new();
+    let db = Db::new();
+    let budgets = Arc::new(Mutex::new(Vec::new()));
+    for (name, hook) in [("connect", &db.on_connect), ("validate", &db.on_validate)] {
+        let log = Arc::clone(&budgets);
+        *hook.lock().unwrap() = Arc::new(move |_, budget| {
+            log.lock().unwrap().push((name, budget));
+            Err(Down)
+        });
+    }
+    let pool = pool(&db, &clock, 1).get_timeout(SECOND * 30).validate_after(Duration::ZERO).build().unwrap();
+    assert!(pool.get().is_err());
+    db.on_connect(|_, _| Ok(()));
+    let held = pool.get().unwrap();
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| pool.get().map(drop));
+        clock.wait_for_waiters(1);
+        clock.advance(SECOND * 10);
+        // It validates what it gets, in vain, and makes a new one.
+        drop(held);
+        waiter.join().unwrap().unwrap();
+    });
+    assert_eq!(*budgets.lock().unwrap(), [("connect", SECOND * 30), ("validate", SECOND * 20)]);
+}
+
+#[test]
+fn c3_waiters_are_released_while_somebody_else_is_stuck_in_connect() {
+    let clock = PausedClock::new();
+    let db = Db::new();
+    let (entered, is_stuck) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let released = Mutex::new(released);
+    db.on_connect(move |_, _| {
+        entered.send(()).unwrap();
+        released.lock().unwrap().recv().unwrap();
+        Ok(())
+    });
+    let pool = pool(&db, &clock, 1).build().unwrap();
+    thread::scope(|scope| {
+        let stuck = scope.spawn(|| pool.get().map(drop));
+        is_stuck.recv().unwrap();
+        assert!(pool.try_get().unwrap_err().is_full());
+        let waiter = scope.spawn(|| pool.get().map(drop));
+        clock.wait_for_waiters(1);
+        clock.advance(SECOND * 30);
+        assert!(waiter.join().unwrap().unwrap_err().is_timeout());
+        release.send(()).unwrap();
+        stuck.join().unwrap().unwrap();
+    });
+    assert_eq!((pool.state().size, pool.state().idle), (1, 1));
+}
+
+#[test]
+fn c3_who_is_out_of_time_costs_nobody_a_connection() {
+    let clock = PausedClock::new();
+    let db = Db::new();
+    let pool = KeyedPool::builder(FakeKeyed::new(&db)).max_size(1).clock(&clock).build().unwrap();
+    let first = pool.get(&'a').unwrap().id();
+    let too_late = |key| pool.get_deadline(&key, clock.now() - SECOND);
+    assert_eq!(too_late('a').unwrap().id(), first, "what needs no time is given");
+    assert!(too_late('b').unwrap_err().is_timeout(), "no time to connect, so nothing is evicted");
+    clock.advance(SECOND);
+    assert!(too_late('a').unwrap_err().is_timeout(), "no time to validate");
+    assert_eq!((pool.state().idle, db.closes(), db.connects()), (1, 0, 1));
+    assert_eq!(pool.get(&'a').unwrap().id(), first, "still there");
+    // Nor is a free place lost.
+    pool.get(&'a').unwrap().discard();
+    assert!(too_late('b').unwrap_err().is_timeout());
+    assert_eq!(pool.state().size, 0);
+}
+
+#[test]
+fn c3_a_deadline_covers_connecting_and_what_came_too_late_is_not_lost() {
+    let clock = PausedClock::new();
+    let db = Db::new();
+    let slow = clock.clone();
+    // Nobody can interrupt it; the connection it makes is good, so it is given.
+    db.on_connect(move |_, budget| {
+        slow.advance(budget + SECOND);
+        Ok(())
+    });
+    let pool = pool(&db, &clock, 1).build().unwrap();
+    drop(pool.get().unwrap());
+    assert_eq!(pool.state().idle, 1);
+    // A check that took all the time leaves none to connect.
+    let slow = clock.clone();
+    db.on_validate(move |_, budget| {
+        slow.advance(budget);
+        Err(Down)
+    });
+    clock.advance(SECOND);
+    assert!(pool.get().unwrap_err().is_timeout());
+    assert_eq!((db.connects(), pool.state().size, db.live()), (1, 0, 0));
+}
+
+#[test]
+fn c4_panics_of_the_manager_lose_nothing() {
+    let clock = PausedClock::new();
+    let db = Db::new();
+    let pool = pool(&db, &clock, 1).build().unwrap();
+    // connect: on the caller's thread, so it goes on.
+    db.on_connect(|_, _| panic_on_purpose());
+    assert!(catch_unwind(AssertUnwindSafe(|| pool.get())).is_err());
+    db.on_connect(|_, _| Ok(()));
+    assert_eq!((pool.state().size, db.live()), (0, 0));
+    // is_broken: the connection is not trusted any more; whoever drops a guard does not see it.
+    db.on_is_broken(|_, _| panic_on_purpose());
+    drop(pool.get().unwrap());
+    db.on_is_broken(|_, _| false);
+    assert_eq!((pool.state().size, db.live()), (0, 0));
+    // validate: goes on; the connection is closed.
+    drop(pool.get().unwrap());
+    clock.advance(SECOND);
+    db.on_validate(|_, _| panic_on_purpose());
+    let closes = db.closes();
+    assert!(catch_unwind(AssertUnwindSafe(|| pool.get())).is_err());
+    assert_eq!((pool.state().size, db.live(), db.closes() - closes), (0, 0, 1));
+    db.on_validate(|_, _| Ok(()));
+    // close: contained, wherever it happens.
+    db.on_close(|_, _| panic_on_purpose());
+    pool.get().unwrap().discard();
+    drop(pool.get().unwrap());
+    pool.close();
+    assert_eq!((pool.state().size, db.live()), (0, 0));
+    assert!(pool.station().snapshot().balanced());
+}
+
+#[test]
+fn c4_a_holders_panic_closes_the_connection_and_goes_on() {
+    let clock = PausedClock::new();
+    let db = Db::new();
+    let pool = pool(&db, &clock, 1).build().unwrap();
+    // Even when closing it panics as well.
+    db.on_close(|_, _| panic_on_purpose());
+    assert!(catch_unwind(AssertUnwindSafe(|| pool.with(|_| panic_on_purpose()))).is_err());
+    assert_eq!((db.closes(), db.live(), pool.state().size), (1, 0, 0));
+    assert_eq!(pool.with(|_| 1).unwrap(), 1);
+    assert_eq!(pool.station().snapshot().failed, 1);
+}
+
+#[test]
+fn c4_the_manager_may_use_the_pool() {
+    // Each of these would be a deadlock under the pool's lock.
+    let clock = PausedClock::new();
+    let db = Db::new();
+    let pool = Arc::new(pool(&db, &clock, 1).validate_after(Duration::ZERO).build().unwrap());
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let inside = |name: &'static str| {
+        let (pool, calls) = (Arc::downgrade(&pool), Arc::clone(&calls));
+        move || {
+            calls.lock().unwrap().push((name, pool.upgrade().unwrap().state().size));
+        }
+    };
+    let (connect, validate, is_broken, close) =
+        (inside("connect"), inside("validate"), inside("is_broken"), inside("close"));
+    db.on_connect(move |_, _| {
+        connect();
+        Ok(())
+    });
+    db.on_validate(move |_, _| {
+        validate();
+        Ok(())
+    });
+    db.on_is_broken(move |_, _| {
+        is_broken();
+        false
+    });
+    db.on_close(move |_, _| close());
+    drop(pool.get().unwrap());
+    drop(pool.get().unwrap());
+    pool.close();
+    let expected = ["connect", "is_broken", "validate", "is_broken", "close"].map(|name| (name, 1));
+    assert_eq!(*calls.lock().unwrap(), expected);
+}
+
+#[test]
+fn c5_close_wakes_those_who_wait_and_closes_the_idle() {
+    let clock = PausedClock::new();
+    let db = Db::new();
+    let pool = pool(&db, &clock, 2).build().unwrap();
+    let held = pool.get().unwrap();
+    drop(pool.get().unwrap());
+    let other = pool.get().unwrap();
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| pool.get().map(drop));
+        clock.wait_for_waiters(1);
+        drop(other);
+        waiter.join().unwrap().unwrap();
+        let other = pool.get().unwrap();
+        let waiters = [0; 3].map(|_| scope.spawn(|| pool.get().map(drop)));
+        clock.wait_for_waiters(3);
+        pool.close();
+        for waiter in waiters {
+            assert!(waiter.join().unwrap().unwrap_err().is_closed());
+        }
+        drop(other);
+    });
+    assert_eq!(db.live(), 1);
+    pool.close();
+    drop(held);
+    assert_eq!((db.live(), db.closes(), pool.state().size), (0, 2, 0));
+    assert!(pool.get().unwrap_err().is_closed());
+    assert!(pool.try_get().unwrap_err().is_closed());
+}
+
+#[test]
+fn c5_close_within_waits_for_those_that_are_out() {
+    let clock = PausedClock::new();
+    let db = Db::new();
+    let pool = pool(&db, &clock, 2).build().unwrap();
+    let held = [pool.get().unwrap(), pool.get().unwrap()];
+    let left = pool.close_within(Duration::ZERO).unwrap_err();
+    assert_eq!((left.in_flight, left.items.len()), (2, 0));
+    let [first, second] = held;
+    thread::scope(|scope| {
+        let in_time = scope.spawn(|| pool.close_within(SECOND));
+        clock.wait_for_waiters(1);
+        drop(first);
+        clock.wait_for_waiters(1);
+        clock.advance(SECOND);
+        assert_eq!(in_time.join().unwrap().unwrap_err().in_flight, 1);
+        let patient = scope.spawn(|| pool.close_within(Duration::MAX));
+        clock.wait_for_waiters(1);
+        drop(second.detach());
+        patient.join().unwrap().unwrap();
+    });
+    pool.close_within(Duration::ZERO).unwrap();
+}
+
+#[test]
+fn c5_the_limit_of_close_within_covers_the_closing_itself() {
+    let clock = PausedClock::new();
+    let db = Db::new();
+    let pool = pool(&db, &clock, 2).build().unwrap();
+    let held = pool.get().unwrap();
+    drop(pool.get().unwrap());
+    let slow = clock.clone();
+    db.on_close(move |_, _| slow.advance(SECOND));
+    assert_eq!(pool.close_within(SECOND).unwrap_err().in_flight, 1);
+    drop(held);
+}
+
+#[test]
+fn c5_close_within_waits_for_what_another_close_is_closing() {
+    let clock = PausedClock::new();
+    let db = Db::new();
+    let pool = pool(&db, &clock, 1).build().unwrap();
+    drop(pool.get().unwrap());
+    let (entered, is_closing) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let released = Mutex::new(released);
+    db.on_close(move |_, _| {
+        entered.send(()).unwrap();
+        released.lock().unwrap().recv().unwrap();
+    });
+    thread::scope(|scope| {
+        scope.spawn(|| pool.close());
+        is_closing.recv().unwrap();
+        assert_eq!(pool.close_within(Duration::ZERO).unwrap_err().in_flight, 1);
+        release.send(()).unwrap();
+        pool.close_within(SECOND).unwrap();
+    });
+    assert_eq!(db.live(), 0);
+}
+
+#[test]
+fn c5_the_last_handle_closes_and_guards_do_not_keep_it_open() {
+    let clock = PausedClock::new();
+    let db = Db::new();
+    let pool = pool(&db, &clock, 2).build().unwrap();
+    let other = pool.clone();
+    let closer = pool.closer();
+    let (held, idle) = (pool.get().unwrap(), pool.get().unwrap());
+    drop(idle);
+    drop(pool);
+    assert_eq!(other.state().idle, 1, "a clone is left");
+    drop(other);
+    assert_eq!(db.live(), 1, "the idle one is closed, the other is still out");
+    drop(thread::spawn(move || drop(held)).join());
+    assert_eq!((db.live(), db.closes()), (0, 2));
+    let shutdown = Shutdown::with_clock((&clock).into());
+    shutdown.register(closer);
+    let report = shutdown.close_within(SECOND);
+    assert!(report.is_clean());
+    assert_eq!(report.parts()[0].0, "test");
+}
+
+#[test]
+fn c5_shutdown_closes_it_and_reports_what_is_out() {
+    let clock = PausedClock::new();
+    let pool = pool(&Db::new(), &clock, 1).build().unwrap();
+    let held = pool.get().unwrap();
+    let shutdown = Shutdown::with_clock((&clock).into());
+    shutdown.register(pool.closer());
+    let report = shutdown.close_within(Duration::ZERO);
+    assert_eq!(report.parts()[0].1.in_flight, 1);
+    assert!(pool.get().unwrap_err().is_closed());
+    drop(held);
+}
+
+#[test]
+fn c6_there_is_always_a_station() {
+    let clock = PausedClock::new();
+    let db = Db::new();
+    let pool = pool(&db, &clock, 2).build().unwrap();
+    pool.with(|_| ()).unwrap();
+    let seen = pool.station().snapshot();
+    assert_eq!((seen.name(), seen.kind().name(), seen.parallelism(), seen.served), ("test", "pool", 2, 1));
+    assert_eq!((seen.wait().count(), seen.service().count()), (1, 1), "a checkout that connects is timed each time");
+    db.on_connect(|_, _| Err(Down));
+    pool.get().unwrap().discard();
+    let timed = pool.station().snapshot().service().count();
+    assert!(pool.get().is_err());
+    assert_eq!(pool.station().snapshot().service().count(), timed + 1, "and so is one that fails");
+}
+
+#[test]
+fn c7_nonsense_is_refused_by_name() {
+    let builder = || Pool::builder(Fake(Db::new()));
+    let field = |error: BuildError| match error {
+        BuildError::Config { field, .. } => field.into_owned(),
+        other => panic!("{other}"),
+    };
+    assert_eq!(field(builder().max_size(0).build().unwrap_err()), "max_size");
+    assert_eq!(field(builder().get_timeout(Duration::ZERO).build().unwrap_err()), "get_timeout");
+    assert_eq!(field(builder().idle_timeout(Duration::ZERO).build().unwrap_err()), "idle_timeout");
+    assert_eq!(field(builder().max_lifetime(Duration::ZERO).build().unwrap_err()), "max_lifetime");
+    let keyed = KeyedPool::<u8, _>::builder(FakeKeyed::new(&Db::new()));
+    assert_eq!(field(keyed.max_per_key(0).build().unwrap_err()), "max_per_key");
+    builder().idle_timeout(None).max_lifetime(None).validate_after(Duration::ZERO).build().unwrap();
+
+    let env = |name: &str, value: &str| {
+        Config::read(EnvReader::from_vars("APP_", [(name.to_owned().into(), value.to_owned().into())]))
+    };
+    assert_eq!(env("APP_MAX_SIZE", "7").unwrap().max_size, 7);
+    assert_eq!(env("APP_GET_TIMEOUT", "250ms").unwrap().get_timeout, Duration::from_millis(250));
+    assert_eq!(env("APP_IDLE_TIMEOUT", "1m").unwrap().idle_timeout, Some(SECOND * 60));
+    assert_eq!(env("APP_IDLE_TIMEOUT", "none").unwrap().idle_timeout, None);
+    assert_eq!(env("APP_MAX_SIZE", "many").unwrap_err().field(), Some("APP_MAX_SIZE"));
+    assert_eq!(env("APP_SIZE", "7").unwrap_err().field(), Some("APP_SIZE"));
+}
+
+#[cfg(feature = "serde")]
+#[test]
+fn c7_a_file_is_read_and_unknown_fields_are_refused() {
+    let text = r#"{"max_size": 5, "get_timeout": "1m 30s", "idle_timeout": "none", "max_lifetime": "1h"}"#;
+    let config: Config = serde_json::from_str(text).unwrap();
+    assert_eq!((config.max_size, config.get_timeout), (5, SECOND * 90));
+    assert_eq!((config.idle_timeout, config.max_lifetime), (None, Some(SECOND * 3600)));
+    assert_eq!(config.max_per_key, Config::default().max_per_key);
+    assert!(serde_json::from_str::<Config>(r#"{"size": 5}"#).unwrap_err().to_string().contains("size"));
+}
+
+#[test]
+fn c8_errors_say_why() {
+    let clock = PausedClock::new();
+    let db = Db::new();
+    let pool = pool(&db, &clock, 1).build().unwrap();
+    let held = pool.get().unwrap();
+    assert_eq!(pool.try_get().unwrap_err().to_string(), "no connection free");
+    thread::scope(|scope| {
+        let waiters = [0; 2].map(|_| scope.spawn(|| pool.get().map(drop)));
+        clock.wait_for_waiters(2);
+        clock.advance(SECOND * 30);
+        let mut errors = waiters.map(|waiter| waiter.join().unwrap().unwrap_err());
+        errors.sort_by_key(|error| error.state().unwrap().waiting);
+        let [last, first] = &errors;
+        let state = last.state().unwrap();
+        assert_eq!((state.max_size, state.in_use(), state.waiting), (1, 1, 0));
+        assert_eq!(first.state().unwrap().oldest_wait, SECOND * 30);
+        let text = "timed out waiting for a connection: 1 of 1 connections of test busy, 1 waiting, oldest 30.0s";
+        assert_eq!(first.to_string(), text);
+    });
+    held.discard();
+    db.on_connect(|_, _| Err(Down));
+    let error = pool.get().unwrap_err();
+    assert_eq!(error.to_string(), "cannot connect: the database is down");
+    assert!(!error.is_full() && !error.is_timeout() && !error.is_closed());
+    assert_eq!(error.connect_error(), Some(&Down));
+    assert!(std::error::Error::source(&error).unwrap().is::<Down>());
+    assert_eq!(error.into_connect_error().unwrap(), Down);
+    pool.close();
+    let error = pool.get().unwrap_err();
+    assert!(error.is_closed() && error.to_string().starts_with("the pool is closed"), "{error}");
+}
+
+#[test]
+fn c9_the_first_in_line_is_handed_the_connection_when_it_waited_too_long() {
+    let clock = PausedClock::new();
+    let pool = pool(&Db::new(), &clock, 1).build().unwrap();
+    let held = pool.get().unwrap();
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| pool.get().unwrap());
+        clock.wait_for_waiters(1);
+        clock.advance(FAIR_AFTER);
+        drop(held);
+        // Nobody can be faster: it never became free.
+        assert!(pool.try_get().unwrap_err().is_full());
+        drop(waiter.join().unwrap());
+    });
+    assert!(pool.try_get().is_ok());
+}
+
+#[test]
+fn c9_expired_waiters_are_skipped() {
+    let clock = PausedClock::new();
+    let pool = pool(&Db::new(), &clock, 1).build().unwrap();
+    let held = pool.get().unwrap();
+    thread::scope(|scope| {
+        let hasty = scope.spawn(|| pool.get_deadline(clock.now() + SECOND).map(drop));
+        clock.wait_for_waiters(1);
+        let patient = scope.spawn(|| pool.get().map(|got| got.id()));
+        clock.wait_for_waiters(2);
+        // Both at once: the first is expired, and may not have run yet.
+        clock.advance(SECOND);
+        let id = held.id();
+        drop(held);
+        assert_eq!(patient.join().unwrap().unwrap(), id);
+        // Unless the patient one was done so quickly that even the hasty one got it.
+        let _ = hasty.join().unwrap();
+    });
+    assert_eq!((pool.state().idle, pool.state().waiting), (1, 0));
+}
+
+#[test]
+fn c10_a_waiter_arms_one_timer_and_an_idle_pool_none() {
+    let clock = PausedClock::new();
+    let pool = pool(&Db::new(), &clock, 1).build().unwrap();
+    let held = pool.get().unwrap();
+    assert_eq!(clock.timers(), 0);
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| pool.get().map(drop));
+        clock.wait_for_waiters(1);
+        assert_eq!(clock.timers(), 1);
+        drop(held);
+        waiter.join().unwrap().unwrap();
+    });
+    assert_eq!((clock.timers(), pool.state().idle), (0, 1));
+}
+
+#[cfg(feature = "tracing")]
+#[test]
+fn c11_lost_connections_and_panics_can_be_followed() {
+    let clock = PausedClock::new();
+    let db = Db::new();
+    let events = fullbore_testkit::events::capture(|| {
+        let pool = pool(&db, &clock, 1).name("followed").build().unwrap();
+        db.on_is_broken(|_, _| true);
+        for _ in 0..3 {
+            drop(pool.get().unwrap());
+        }
+        db.on_close(|_, _| panic_on_purpose());
+        drop(pool.get().unwrap());
+    });
+    assert_eq!(events.len(), 2, "rate-limited: {events:?}");
+    for (event, what) in events.iter().zip(["reconnect", "panic"]) {
+        assert!(event.contains("followed") && event.contains(what), "{events:?}");
+    }
+    let events = fullbore_testkit::events::capture(|| {
+        let pool = support::pool(&Db::new(), &clock, 1).build().unwrap();
+        pool.with(|_| ()).unwrap();
+        pool.with(|_| ()).unwrap();
+    });
+    assert!(events.is_empty(), "none per item: {events:?}");
+    let events = fullbore_testkit::events::capture(|| {
+        let db = Db::new();
+        let pool = support::pool(&db, &clock, 1).build().unwrap();
+        drop(pool.get().unwrap());
+        clock.advance(SECOND);
+        db.on_validate(|_, _| Err(Down));
+        drop(pool.get().unwrap());
+    });
+    assert!(events.len() == 1 && events[0].contains("the database is down"), "{events:?}");
+}

@@ -1,0 +1,96 @@
+//! The same calls to this pool and to r2d2 show the same connections and the same counts.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod support;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use fullbore_pool::{Manager, Pool, Pooled};
+use support::{Chance, Down, seed};
+
+/// A database for both.
+#[derive(Default)]
+struct Both {
+    made: AtomicU64,
+}
+
+struct Conn {
+    serial: u64,
+    broken: bool,
+}
+
+impl Manager for Both {
+    type Connection = Conn;
+    type Error = Down;
+    fn connect(&self, _: Duration) -> Result<Conn, Down> {
+        Ok(Conn { serial: self.made.fetch_add(1, Ordering::Relaxed), broken: false })
+    }
+    fn validate(&self, _: &mut Conn, _: Duration) -> Result<(), Down> {
+        Ok(())
+    }
+    fn is_broken(&self, conn: &mut Conn) -> bool {
+        conn.broken
+    }
+}
+
+impl r2d2::ManageConnection for Both {
+    type Connection = Conn;
+    type Error = Down;
+    fn connect(&self) -> Result<Conn, Down> {
+        Manager::connect(self, Duration::MAX)
+    }
+    fn is_valid(&self, _: &mut Conn) -> Result<(), Down> {
+        Ok(())
+    }
+    fn has_broken(&self, conn: &mut Conn) -> bool {
+        conn.broken
+    }
+}
+
+#[test]
+fn does_what_r2d2_does() {
+    const SIZE: usize = 4;
+    let mut chance = Chance::new(seed());
+    let ours = Pool::builder(Both::default()).max_size(SIZE).validate_after(Duration::ZERO).build().unwrap();
+    let theirs = r2d2::Pool::builder()
+        .max_size(SIZE as u32)
+        .min_idle(Some(0))
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .build(Both::default())
+        .unwrap();
+    let mut held: Vec<(Pooled<Both>, r2d2::PooledConnection<Both>)> = Vec::new();
+    let (mut timeouts, mut breaks) = (0, 0);
+    for step in 0..2000 {
+        match chance.below(5) {
+            0..=2 if held.len() == SIZE => {
+                // Nothing is free: both time out. This is the one real wait.
+                if timeouts < 20 {
+                    timeouts += 1;
+                    let soon = Duration::from_millis(1);
+                    assert!(ours.get_deadline(Instant::now() + soon).unwrap_err().is_timeout());
+                    assert!(theirs.get_timeout(soon).is_err());
+                }
+                assert!(ours.try_get().unwrap_err().is_full());
+                assert!(theirs.try_get().is_none());
+            }
+            0..=2 => {
+                let pair = (ours.get().unwrap(), theirs.get().unwrap());
+                assert_eq!(pair.0.serial, pair.1.serial, "step {step}: the same one");
+                held.push(pair);
+            }
+            3 | 4 if !held.is_empty() => {
+                let at = usize::try_from(chance.below(held.len() as u64)).unwrap();
+                let (mut ours, mut theirs) = held.swap_remove(at);
+                let broken = chance.one_in(4);
+                breaks += u32::from(broken);
+                (ours.broken, theirs.broken) = (broken, broken);
+            }
+            _ => {}
+        }
+        let (a, b) = (ours.state(), theirs.state());
+        assert_eq!((a.size as u32, a.idle as u32), (b.connections, b.idle_connections), "step {step}");
+    }
+    assert!(timeouts == 20 && breaks > 50);
+}

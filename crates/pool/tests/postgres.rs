@@ -1,0 +1,331 @@
+//! The pool with a real PostgreSQL that dies, falls silent, or is cut off at the worst moment.
+#![cfg(feature = "postgres")]
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fullbore_core::PausedClock;
+use fullbore_pool::{Pool, Postgres, TransactionError};
+use fullbore_testkit::{Postgres as Server, TcpProxy, eventually};
+
+/// For waits that end by an event; only a defect lets them run out.
+const LONG: Duration = Duration::from_secs(60);
+
+type Error = ::postgres::Error;
+
+fn pool(url: &str, max_size: usize) -> Pool<Postgres> {
+    Pool::builder(Postgres::new(url).unwrap()).max_size(max_size).build().unwrap()
+}
+
+fn count(server: &Server) -> i64 {
+    server.client().query_one("SELECT count(*) FROM t", &[]).unwrap().get(0)
+}
+
+fn insert(tx: &mut ::postgres::Transaction<'_>, id: i32) -> Result<u64, Error> {
+    tx.execute("INSERT INTO t VALUES ($1)", &[&id])
+}
+
+#[test]
+fn a_transaction_commits_on_ok_and_rolls_back_on_err_and_panic() {
+    let Some(server) = Server::start_or_skip() else { return };
+    server.client().batch_execute("CREATE TABLE t (id int)").unwrap();
+    let pool = pool(&server.url(), 2);
+    assert_eq!(pool.transaction(|tx| insert(tx, 1)).unwrap(), 1);
+    assert_eq!(count(&server), 1);
+
+    let error = pool
+        .transaction(|tx| {
+            insert(tx, 2).unwrap();
+            Err::<(), _>("no")
+        })
+        .unwrap_err();
+    assert!(matches!(error, TransactionError::Body("no")), "{error}");
+    assert_eq!((count(&server), pool.state().size), (1, 1), "the connection was fit for the next one");
+
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        pool.transaction(|tx| -> Result<(), Error> {
+            insert(tx, 3)?;
+            resume_unwind(Box::new("on purpose"))
+        })
+    }));
+    assert!(panicked.is_err());
+    assert_eq!((count(&server), pool.state().size), (1, 0));
+    assert_eq!(pool.transaction(|tx| insert(tx, 4)).unwrap(), 1);
+    assert_eq!(count(&server), 2);
+    // Nothing is left of a transaction on the connection that is used again.
+    let id = pool.get().unwrap().id();
+    assert_eq!(pool.transaction(|tx| insert(tx, 5)).unwrap(), 1);
+    assert_eq!((pool.get().unwrap().id(), count(&server)), (id, 3));
+}
+
+#[test]
+fn a_transaction_in_which_a_statement_failed_is_never_reported_as_committed() {
+    let Some(server) = Server::start_or_skip() else { return };
+    server.client().batch_execute("CREATE TABLE t (id int PRIMARY KEY)").unwrap();
+    let pool = pool(&server.url(), 1);
+    // PostgreSQL answers COMMIT with a rollback here, and the driver says `Ok`.
+    let outcome = pool.transaction(|tx| {
+        insert(tx, 1)?;
+        assert!(insert(tx, 1).is_err(), "a duplicate");
+        Ok::<_, Error>(())
+    });
+    let error = outcome.unwrap_err();
+    assert!(matches!(&error, TransactionError::Commit(why) if why.code().is_some()), "{error:?}");
+    assert!(!error.is_in_doubt());
+    assert_eq!((count(&server), pool.state().idle), (0, 1));
+    pool.transaction(|tx| insert(tx, 1)).unwrap();
+}
+
+#[test]
+fn a_refused_commit_is_not_in_doubt() {
+    let Some(server) = Server::start_or_skip() else { return };
+    let tables = "CREATE TABLE p (id int PRIMARY KEY);
+                  CREATE TABLE t (id int REFERENCES p DEFERRABLE INITIALLY DEFERRED)";
+    server.client().batch_execute(tables).unwrap();
+    let pool = pool(&server.url(), 1);
+    let error = pool.transaction(|tx| insert(tx, 7)).unwrap_err();
+    assert!(matches!(error, TransactionError::Commit(_)), "{error:?}");
+    assert_eq!((count(&server), pool.state().idle), (0, 1));
+}
+
+#[test]
+fn survives_the_death_of_the_server_in_mid_load() {
+    let Some(server) = Server::start_or_skip() else { return };
+    let pool = pool(&server.url(), 3);
+    let (done, dones) = mpsc::channel();
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            let (pool, done) = (&pool, done.clone());
+            // More threads than connections: some are waiting when it happens.
+            scope.spawn(move || {
+                loop {
+                    match pool.with(|client| client.batch_execute("SELECT 1")) {
+                        // A query that died takes its connection with it.
+                        Ok(result) => {
+                            let _ = done.send(result.is_ok());
+                        }
+                        Err(error) => {
+                            assert!(error.connect_error().is_some(), "{error}");
+                            break;
+                        }
+                    }
+                }
+            });
+        }
+        drop(done);
+        assert_eq!(dones.iter().filter(|good| *good).take(200).count(), 200);
+        server.kill_9();
+    });
+    // Later callers too.
+    let error = pool.get().unwrap_err();
+    assert!(error.connect_error().is_some(), "{error}");
+    assert_eq!(pool.state().size, 0, "no dead connection is left");
+    server.restart();
+    let mut three = [0; 3].map(|_| pool.get().unwrap());
+    assert!(three.iter_mut().all(|client| client.batch_execute("SELECT 1").is_ok()));
+    drop(three);
+    let seen = pool.station().snapshot();
+    assert!(seen.balanced() && seen.in_service() == 0, "{seen:?}");
+}
+
+#[test]
+fn connections_that_died_while_idle_are_replaced() {
+    let Some(server) = Server::start_or_skip() else { return };
+    let clock = PausedClock::new();
+    let manager = Postgres::new(&server.url()).unwrap();
+    let pool = Pool::builder(manager).max_size(3).clock(&clock).build().unwrap();
+    drop([0; 3].map(|_| pool.get().unwrap()));
+    server.kill_9();
+    server.restart();
+    clock.advance(Duration::from_secs(1));
+    let mut three = [0; 3].map(|_| pool.get().unwrap());
+    assert!(three.iter_mut().all(|client| client.batch_execute("SELECT 1").is_ok()));
+    assert!(three.iter().all(|client| client.id() > 3));
+    // One that is trusted because it was used just now is found out by its first use, and not passed on.
+    drop(three);
+    server.stop();
+    server.restart();
+    for _ in 0..3 {
+        assert!(pool.with(|client| client.batch_execute("SELECT 1")).unwrap().is_err());
+    }
+    assert!(pool.with(|client| client.batch_execute("SELECT 1")).unwrap().is_ok());
+}
+
+#[test]
+fn a_commit_that_did_not_arrive_is_in_doubt() {
+    let Some(server) = Server::start_or_skip() else { return };
+    server.client().batch_execute("CREATE TABLE t (id int)").unwrap();
+    let proxy = TcpProxy::start(server.addr()).unwrap();
+    let pool = pool(&server.url_at(proxy.addr()), 1);
+    thread::scope(|scope| {
+        let committing = scope.spawn(|| {
+            pool.transaction(|tx| {
+                let inserted = insert(tx, 1);
+                proxy.black_hole(true);
+                inserted
+            })
+        });
+        assert!(proxy.wait_for(LONG, |stats| stats.held > 0), "the COMMIT is on its way");
+        proxy.cut();
+        let error = committing.join().unwrap().unwrap_err();
+        assert!(error.is_in_doubt(), "{error:?}");
+    });
+    assert_eq!((count(&server), pool.state().size), (0, 0));
+    proxy.black_hole(false);
+    pool.transaction(|tx| insert(tx, 2)).unwrap();
+    assert_eq!(count(&server), 1);
+}
+
+/// Makes each commit wait for advisory lock 1, and takes that.
+fn commits_wait(server: &Server) -> ::postgres::Client {
+    let mut client = server.client();
+    let setup = "CREATE TABLE t (id int);
+        CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql
+            AS 'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NULL; END';
+        CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION wait();
+        SELECT pg_advisory_lock(1)";
+    client.batch_execute(setup).unwrap();
+    client
+}
+
+/// Until somebody waits in COMMIT; the pid of its back end.
+fn backend_in_commit(client: &mut ::postgres::Client) -> i32 {
+    let mut pid = None;
+    let who = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+    assert!(eventually(LONG, || {
+        pid = client.query_opt(who, &[]).unwrap().map(|row| row.get(0));
+        pid.is_some()
+    }));
+    pid.unwrap()
+}
+
+#[test]
+fn a_commit_that_is_not_confirmed_is_in_doubt_although_it_is_done() {
+    let Some(server) = Server::start_or_skip() else { return };
+    let mut other = commits_wait(&server);
+    let proxy = TcpProxy::start(server.addr()).unwrap();
+    let pool = pool(&server.url_at(proxy.addr()), 1);
+    thread::scope(|scope| {
+        let committing = scope.spawn(|| pool.transaction(|tx| insert(tx, 1)));
+        backend_in_commit(&mut other);
+        proxy.black_hole(true);
+        other.batch_execute("SELECT pg_advisory_unlock(1)").unwrap();
+        assert!(proxy.wait_for(LONG, |stats| stats.held > 0), "the answer is on its way");
+        proxy.cut();
+        let error = committing.join().unwrap().unwrap_err();
+        assert!(error.is_in_doubt(), "{error:?}");
+    });
+    assert_eq!((count(&server), pool.state().size), (1, 0), "it is there");
+}
+
+#[test]
+fn a_commit_whose_backend_is_terminated_is_in_doubt() {
+    let Some(server) = Server::start_or_skip() else { return };
+    let mut other = commits_wait(&server);
+    let pool = pool(&server.url(), 1);
+    thread::scope(|scope| {
+        let committing = scope.spawn(|| pool.transaction(|tx| insert(tx, 1)));
+        let pid = backend_in_commit(&mut other);
+        other.execute("SELECT pg_terminate_backend($1)", &[&pid]).unwrap();
+        let error = committing.join().unwrap().unwrap_err();
+        assert!(error.is_in_doubt(), "{error:?}");
+    });
+    assert_eq!(pool.state().size, 0, "not used again");
+}
+
+/// A server of our own that answers COMMIT with this error and everything else with success, for one connection.
+fn answers_commit_with(severity: &str, code: &str) -> (thread::JoinHandle<()>, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("host=127.0.0.1 port={} user=u", listener.local_addr().unwrap().port());
+    let message = |tag: u8, body: &[u8]| {
+        let length = u32::try_from(body.len() + 4).unwrap();
+        [&[tag], &length.to_be_bytes()[..], body].concat()
+    };
+    // Nothing follows a FATAL error.
+    let fatal = severity == "FATAL";
+    let fields = format!("S{severity}\0V{severity}\0C{code}\0Mserver conn crashed?\0\0");
+    let (ready, done) = (message(b'Z', b"T"), message(b'C', b"OK\0"));
+    let error = message(b'E', fields.as_bytes());
+    let server = thread::spawn(move || {
+        let (mut socket, _) = listener.accept().unwrap();
+        let read = |socket: &mut TcpStream, n: usize| -> Option<Vec<u8>> {
+            let mut bytes = vec![0; n];
+            socket.read_exact(&mut bytes).ok().map(|()| bytes)
+        };
+        let length = |bytes: &[u8]| usize::try_from(u32::from_be_bytes(bytes.try_into().unwrap())).unwrap() - 4;
+        let startup = read(&mut socket, 4).unwrap();
+        read(&mut socket, length(&startup)).unwrap();
+        let mut answer = [message(b'R', &[0; 4]), ready.clone()].concat();
+        loop {
+            socket.write_all(&answer).unwrap();
+            let Some(head) = read(&mut socket, 5) else { return };
+            let body = String::from_utf8(read(&mut socket, length(&head[1..])).unwrap()).unwrap();
+            answer = match (head[0], &*body) {
+                (b'Q', query) if query.contains("COMMIT") && fatal => error.clone(),
+                (b'Q', query) if query.contains("COMMIT") => [&error[..], &ready].concat(),
+                (b'Q', query) if query.contains("ROLLBACK") && fatal => return,
+                (b'Q', _) => [&done[..], &ready].concat(),
+                _ => return,
+            };
+        }
+    });
+    (server, url)
+}
+
+#[test]
+fn which_answers_to_commit_leave_it_in_doubt() {
+    // The first is what PgBouncer says when it has lost the server behind it.
+    let in_doubt = [("FATAL", "08P01"), ("FATAL", "57P01"), ("ERROR", "08006"), ("ERROR", "40003")];
+    let refused = [("ERROR", "40001"), ("ERROR", "23503")];
+    let cases = in_doubt.map(|case| (case, true)).into_iter().chain(refused.map(|case| (case, false)));
+    for ((severity, code), expected) in cases {
+        let (server, url) = answers_commit_with(severity, code);
+        let pool = pool(&url, 1);
+        let error = pool.transaction(|_| Ok::<_, Error>(())).unwrap_err();
+        assert_eq!(error.is_in_doubt(), expected, "{severity} {code}: {error:?}");
+        assert!(
+            matches!(&error, TransactionError::InDoubt(why) | TransactionError::Commit(why)
+                if why.code().is_some_and(|seen| seen.code() == code)),
+            "{error:?}"
+        );
+        assert_eq!(pool.state().size, usize::from(!expected), "a connection in doubt is not used again");
+        drop(pool);
+        server.join().unwrap();
+    }
+}
+
+#[test]
+fn a_silent_server_holds_nobody_beyond_the_deadline() {
+    let Some(server) = Server::start_or_skip() else { return };
+    let proxy = TcpProxy::start(server.addr()).unwrap();
+    let soon = Duration::from_millis(200);
+    let manager = Postgres::new(&server.url_at(proxy.addr())).unwrap();
+    let pool = Pool::builder(manager).max_size(1).get_timeout(soon).validate_after(Duration::ZERO).build().unwrap();
+    // Connecting: the socket opens and then nothing comes. Those in line behind it are released as well.
+    proxy.black_hole(true);
+    thread::scope(|scope| {
+        let callers = [0; 4].map(|_| scope.spawn(|| pool.get().map(drop)));
+        for caller in callers {
+            let error = caller.join().unwrap().unwrap_err();
+            assert!(error.is_timeout() || error.connect_error().is_some(), "{error}");
+        }
+    });
+    assert_eq!(pool.state().size, 0);
+    proxy.black_hole(false);
+    // Enough time, so that a slow machine does not matter: what is tested is that it works again.
+    let patient = || pool.get_deadline(Instant::now() + LONG);
+    patient().unwrap().batch_execute("SELECT 1").unwrap();
+    // Validating: an idle connection whose server does not answer.
+    assert_eq!(pool.state().idle, 1);
+    proxy.black_hole(true);
+    let error = pool.get().unwrap_err();
+    assert!(error.is_timeout() || error.connect_error().is_some(), "{error}");
+    proxy.black_hole(false);
+    patient().unwrap().batch_execute("SELECT 1").unwrap();
+}

@@ -1,0 +1,227 @@
+//! What each worker does: take a job, try it, put it where it belongs.
+
+use std::time::{Duration, Instant};
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use fullbore_core::{CallerSpan, Event, Failure, Locked, contain};
+use fullbore_metrics::Outcome;
+
+use crate::config::{Config, Handler};
+use crate::job::{Job, Verdict};
+use crate::shared::Shared;
+use crate::store::{Entry, Store};
+
+/// How an attempt ended, apart from what needs the lock.
+enum Ended<J> {
+    /// The job of this number is finished and gone.
+    Finished(u64),
+    /// It is to be tried again after a pause.
+    Again { entry: Entry<J>, pause: Duration, failure: Failure, span: CallerSpan },
+}
+
+/// Works until a close is through.
+pub(crate) fn run<J: Send + 'static>(shared: &Shared<J>, handler: &Handler<J>) {
+    let mut store = shared.monitor.lock();
+    while let Some(entry) = next(&mut store) {
+        // C1: counted before a close can report it as in process.
+        shared.station.began(1);
+        match store.released(|| attempt(shared, handler, entry)) {
+            Ended::Finished(id) => finish(&mut store, id),
+            Ended::Again { entry, pause, failure, span } => again(shared, &mut store, entry, pause, failure, &span),
+        }
+        // In the same critical section as the end of its job: who sees that end knows that the worker is not stuck.
+        store.busy -= 1;
+    }
+}
+
+/// After a change of what there is to do: sees to it that somebody looks if something is ready, and that somebody keeps
+/// the alarm if something is due later. Whoever looks and takes calls it again, so one at a time is enough.
+pub(crate) fn wake<J>(store: &mut Locked<'_, Store<J>>) {
+    if store.has_ready() {
+        if store.workers.is_empty() {
+            store.notify_all(|store| &mut store.keeper);
+        } else {
+            store.notify_one(|store| &mut store.workers);
+        }
+    }
+    match (store.next_due(), store.alarm) {
+        (Some(due), Some(alarm)) if due < alarm => store.notify_all(|store| &mut store.keeper),
+        (Some(_), None) => store.notify_one(|store| &mut store.workers),
+        _ => {}
+    }
+}
+
+/// Lets all idle workers see that it is over.
+pub(crate) fn wake_all<J>(store: &mut Locked<'_, Store<J>>) {
+    store.notify_all(|store| &mut store.workers);
+    store.notify_all(|store| &mut store.keeper);
+}
+
+/// The next job, waiting for it. `None`: a close is through, or has given up.
+fn next<J>(store: &mut Locked<'_, Store<J>>) -> Option<Entry<J>> {
+    loop {
+        let now = store.now();
+        if let Some(entry) = store.take(now) {
+            // What else is ready, or due, is somebody else's: this one is busy now.
+            wake(store);
+            return Some(entry);
+        }
+        if store.has_given_up() {
+            return None;
+        }
+        // Back at every wake-up: the loop looks properly.
+        let mut slept = false;
+        let look = |_: &mut Store<J>| std::mem::replace(&mut slept, true);
+        match store.next_due().filter(|_| store.alarm.is_none()) {
+            Some(due) => {
+                store.alarm = Some(due);
+                store.wait_until(|store| &mut store.keeper, Some(due), look);
+                store.alarm = None;
+            }
+            None => {
+                store.wait_until(|store| &mut store.workers, None, look);
+            }
+        }
+    }
+}
+
+/// One attempt of one job.
+fn attempt<J: Send + 'static>(shared: &Shared<J>, handler: &Handler<J>, mut entry: Entry<J>) -> Ended<J> {
+    let station = &shared.station;
+    station.waited(shared.monitor.clock().now().saturating_duration_since(entry.since));
+    let permit = shared.permit();
+    if shared.limit.is_some() && shared.monitor.lock().has_given_up() {
+        // The wait for the permit outlasted the close: nothing is begun any more.
+        drop(permit);
+        return Ended::Finished(give_up(shared, entry.job, Failure::Closed));
+    }
+    entry.job.attempt += 1;
+    let verdict = match permit {
+        Err(refused) => Verdict::retry(refused),
+        Ok(permit) => {
+            let begin = Instant::now();
+            let job = &entry.job;
+            let verdict = contain(|| job.span.in_scope(|| handler(job)));
+            station.took(begin.elapsed());
+            drop(permit);
+            verdict.unwrap_or_else(|failure| {
+                shared.tell(&job.span, Event::Panic, || format!("the handler: {failure}"));
+                Verdict::Retry(failure)
+            })
+        }
+    };
+    match verdict {
+        Verdict::Done => {
+            // The user's destructor runs before the job counts as finished.
+            let id = entry.job.id;
+            shared.user_code("dropping a job", || drop(entry.job));
+            station.ended(Outcome::Served, 1);
+            Ended::Finished(id)
+        }
+        Verdict::Retry(failure) if entry.job.attempt < shared.config.max_attempts => {
+            // Now: neither the random numbers nor the subscriber belong under the lock.
+            let (pause, span) = (pause(&shared.config, entry.job.attempt), entry.job.span.clone());
+            Ended::Again { entry, pause, failure, span }
+        }
+        Verdict::Retry(failure) | Verdict::Dead(failure) => Ended::Finished(give_up(shared, entry.job, failure)),
+    }
+}
+
+/// Buries a job that was in process.
+fn give_up<J: Send + 'static>(shared: &Shared<J>, job: Job<J>, failure: Failure) -> u64 {
+    let id = job.id;
+    shared.user_code("the dead-letter hook", || shared.bury(job, failure));
+    shared.station.ended(Outcome::Failed, 1);
+    id
+}
+
+fn finish<J>(store: &mut Locked<'_, Store<J>>, id: u64) {
+    store.finish(id);
+    store.leave(|store| &mut store.room, 1);
+    store.notify_all(|store| &mut store.progress);
+}
+
+/// Puts the job back to be tried again; if the queue has given up, its last attempt was this one.
+fn again<J: Send + 'static>(
+    shared: &Shared<J>,
+    store: &mut Locked<'_, Store<J>>,
+    mut entry: Entry<J>,
+    pause: Duration,
+    failure: Failure,
+    span: &CallerSpan,
+) {
+    if store.has_given_up() {
+        let id = store.released(|| give_up(shared, entry.job, failure));
+        return finish(store, id);
+    }
+    let attempt = entry.job.attempt + 1;
+    entry.since = store.now();
+    store.push_delayed(later(entry.since, pause), entry);
+    // C1: counted before another worker can begin it.
+    shared.station.retried(1);
+    wake(store);
+    store.released(|| {
+        shared.tell(span, Event::Retry, || format!("attempt {attempt} in {pause:?}: {failure}"));
+        shared.user_code("dropping a failure", || drop(failure));
+    });
+}
+
+/// The moment `pause` after `now`. One too far to represent is as late as can be.
+pub(crate) fn later(now: Instant, pause: Duration) -> Instant {
+    const LATE: Duration = Duration::from_secs(u32::MAX as u64);
+    now.checked_add(pause).or_else(|| now.checked_add(LATE)).unwrap_or(now)
+}
+
+/// How long to wait after this many attempts.
+fn pause(config: &Config, attempts: u32) -> Duration {
+    /// After so many doublings a nanosecond is the longest `Duration`: further attempts change nothing.
+    const DOUBLINGS: u32 = 94;
+    let backoff = ExponentialBuilder::default()
+        .with_min_delay(config.backoff_min)
+        .with_max_delay(config.backoff_max)
+        .with_max_times(attempts.min(DOUBLINGS + 1) as usize);
+    let backoff = if config.jitter { backoff.with_jitter() } else { backoff };
+    backoff.build().last().unwrap_or(config.backoff_max)
+}
+
+#[cfg(all(test, not(fullbore_loom)))]
+mod tests {
+    use super::*;
+
+    fn pauses(config: &Config, attempts: impl Iterator<Item = u32>) -> Vec<Duration> {
+        attempts.map(|attempts| pause(config, attempts)).collect()
+    }
+
+    #[test]
+    fn pauses_double_up_to_the_maximum() {
+        let config = Config {
+            backoff_min: Duration::from_millis(125),
+            backoff_max: Duration::from_millis(1100),
+            jitter: false,
+            ..Config::default()
+        };
+        let millis: Vec<u128> = pauses(&config, 1..=6).iter().map(Duration::as_millis).collect();
+        assert_eq!(millis, [125, 250, 500, 1000, 1100, 1100]);
+    }
+
+    #[test]
+    fn extreme_settings_have_a_pause() {
+        let config = |min, max| Config { backoff_min: min, backoff_max: max, ..Config::default() };
+        let far = [1, 64, u32::MAX].into_iter();
+        assert_eq!(pauses(&config(Duration::ZERO, Duration::ZERO), far.clone()), [Duration::ZERO; 3]);
+        assert_eq!(pauses(&config(Duration::ZERO, Duration::MAX), far.clone()), [Duration::ZERO; 3]);
+        assert_eq!(pauses(&config(Duration::MAX, Duration::MAX), far), [Duration::MAX; 3]);
+        let widest = Config { jitter: false, ..config(Duration::from_nanos(1), Duration::MAX) };
+        assert_eq!(pause(&widest, u32::MAX), Duration::MAX);
+        let now = Instant::now();
+        assert!(later(now, Duration::MAX) > now + Duration::from_secs(3600 * 24 * 365 * 100));
+    }
+
+    #[test]
+    fn jitter_lengthens_each_pause_by_less_than_itself() {
+        let config = Config { backoff_min: Duration::from_millis(125), jitter: true, ..Config::default() };
+        let fourth: Vec<u128> = (0..1000).map(|_| pause(&config, 4).as_millis()).collect();
+        assert!(fourth.iter().all(|pause| (1000..=2000).contains(pause)), "{fourth:?}");
+        assert!(fourth.iter().any(|pause| *pause < 1500) && fourth.iter().any(|pause| *pause >= 1500), "{fourth:?}");
+    }
+}
