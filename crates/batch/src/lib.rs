@@ -1,0 +1,71 @@
+//! A batcher: items from many threads, grouped by count and time, handed to one function.
+//!
+//! # When to use it
+//! Where a call costs much and an item little: inserts into a database, requests to an API that takes lists, writes that
+//! share an fsync. Not where items must survive a crash: what was accepted and not processed is in memory only.
+//!
+//! # Example
+//! ```
+//! use fullbore_batch::{Batch, Batcher};
+//! use std::time::Duration;
+//!
+//! let doubler = Batcher::builder()
+//!     .name("doubler")
+//!     .max_items(500)
+//!     .linger(Duration::from_millis(20))
+//!     .build(|numbers: Batch<u64>| Ok::<_, std::io::Error>(numbers.iter().map(|n| n * 2).collect::<Vec<_>>()))?;
+//! doubler.send(1)?; // fire and forget
+//! let ticket = doubler.submit(2)?; // its own result, later
+//! assert_eq!(doubler.call(3)?, 6); // its own result, now
+//! assert_eq!(ticket.wait()?, 4);
+//! doubler.close()?;
+//! assert_eq!(doubler.station().snapshot().served, 3);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Guarantees
+//! - A batch starts when `max_items` are there, when its first item has waited for `linger`, at a flush, or at the close.
+//!   While the process function is busy items collect, and time spent there is not added to the next wait.
+//! - The items of one producer enter batches in the order in which it sent them; batches are processed one after the other.
+//! - At most `capacity` items are accepted and not yet processed; [`Overflow`](fullbore_core::Overflow) says what happens
+//!   to more.
+//! - Every accepted item is processed once, or dead-lettered, or handed back at close. Every [`Ticket`] is resolved,
+//!   whatever became of its item. A panic of the process function fails its batch and nothing else.
+//! - A wrong number of results fails the batch with [`Failure::Mismatch`](fullbore_core::Failure::Mismatch): no item can get
+//!   another one's result.
+//! - Waiting for a batcher inside its own process function is an error, not a deadlock.
+//!
+//! # What it costs
+//! One thread with the standard stack. One lock for each item; a ticket allocates one small object. At rest the buffer, at
+//! most `capacity` items and some 40 bytes for each.
+//!
+//! # Trade-offs
+//! Linger is latency bought for larger batches: a lone caller of [`Batcher::call`] pays it in full. One thread processes, so
+//! effects are ordered, and a slow batch holds up its successors.
+//!
+//! # Fork
+//! Build it after `fork`: the thread does not survive it.
+//!
+//! # Features
+//! - `serde`: [`Config`] from files.
+//! - `tracing`: events for dropped items, panics and abandoned work; the process function runs in the span of the caller
+//!   that sent the batch's oldest item.
+#![forbid(unsafe_code)]
+
+mod batch;
+mod batcher;
+mod config;
+mod engine;
+mod error;
+mod outcomes;
+mod ticket;
+
+#[doc(inline)]
+pub use crate::{
+    batch::Batch,
+    batcher::{BatchHandle, Batcher},
+    config::{BatcherBuilder, Config},
+    error::{CallError, OwnThread},
+    outcomes::{IntoOutcomes, Outcomes},
+    ticket::Ticket,
+};

@@ -1,0 +1,147 @@
+//! The two ends of one item's result.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use fullbore_core::{Clock, Failure, Monitor, Waiters};
+use fullbore_metrics::StationId;
+
+use crate::engine;
+use crate::error::OwnThread;
+
+/// The claim to one item's result. It may be dropped: the item is processed all the same.
+///
+/// ```
+/// use fullbore_batch::{Batch, Batcher};
+///
+/// let lengths = Batcher::builder()
+///     .build(|words: Batch<&str>| words.iter().map(|w| w.parse::<u32>()).collect::<Vec<_>>())?;
+/// let (good, bad) = (lengths.submit("7")?, lengths.submit("seven")?);
+/// lengths.flush()?;
+/// assert!(good.is_done());
+/// assert_eq!(good.wait()?, 7);
+/// assert!(bad.wait().unwrap_err().downcast_ref::<std::num::ParseIntError>().is_some());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "the result can only be had here; `send` is for items without one"]
+pub struct Ticket<R> {
+    slot: Arc<Monitor<Slot<R>>>,
+    of: StationId,
+}
+
+struct Slot<R> {
+    answer: Option<Result<R, Failure>>,
+    waiting: Waiters,
+}
+
+/// The other end, which travels with the item. Dropped unanswered it answers `Dropped`, so that nobody waits for an item
+/// that is gone.
+pub(crate) struct Reply<R>(Option<Arc<Monitor<Slot<R>>>>);
+
+impl<R> Ticket<R> {
+    /// Both ends for an item of the batcher with station `of`.
+    pub(crate) fn new(of: StationId, clock: Clock) -> (Self, Reply<R>) {
+        let slot = Arc::new(Monitor::new(Slot { answer: None, waiting: Waiters::new() }, clock));
+        (Self { slot: Arc::clone(&slot), of }, Reply(Some(slot)))
+    }
+
+    /// Waits for the result: until the item's batch was processed, or the item was displaced, or handed back or given up
+    /// at close. That takes as long as the process function does.
+    ///
+    /// # Errors
+    /// Why there is none. In the process function of the same batcher, a [`Failure::Error`] with [`OwnThread`] at once
+    /// unless the result is there.
+    ///
+    /// # Deadlock
+    /// Never ends if the process function never returns; [`wait_deadline`](Self::wait_deadline) does.
+    pub fn wait(self) -> Result<R, Failure> {
+        if engine::is_inside(self.of) {
+            return self.try_take().unwrap_or_else(|_| Err(Failure::error(OwnThread)));
+        }
+        self.wait_until(None).unwrap_or(Err(Failure::Dropped))
+    }
+
+    /// Waits for the result until `deadline`; not at all in the process function of the same batcher.
+    ///
+    /// # Errors
+    /// The ticket, if there was no result by then.
+    pub fn wait_deadline(self, deadline: Instant) -> Result<Result<R, Failure>, Self> {
+        if engine::is_inside(self.of) { self.try_take() } else { self.wait_until(Some(deadline)) }
+    }
+
+    /// Takes the result if it is there.
+    ///
+    /// # Errors
+    /// The ticket, if it is not.
+    pub fn try_take(self) -> Result<Result<R, Failure>, Self> {
+        let answer = self.slot.lock().answer.take();
+        answer.ok_or(self)
+    }
+
+    /// Whether the result is there.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.slot.lock().answer.is_some()
+    }
+
+    fn wait_until(self, deadline: Option<Instant>) -> Result<Result<R, Failure>, Self> {
+        let answer = {
+            let mut slot = self.slot.lock();
+            slot.wait_until(|slot| &mut slot.waiting, deadline, |slot| slot.answer.is_some());
+            slot.answer.take()
+        };
+        answer.ok_or(self)
+    }
+}
+
+impl<R> fmt::Debug for Ticket<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ticket").field("done", &self.is_done()).finish_non_exhaustive()
+    }
+}
+
+impl<R> Reply<R> {
+    /// For an item whose result nobody asked for.
+    pub(crate) const fn none() -> Self {
+        Self(None)
+    }
+
+    pub(crate) const fn is_wanted(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Gives the answer. If nobody holds the ticket any more the answer is dropped here: user code.
+    pub(crate) fn resolve(mut self, answer: Result<R, Failure>) {
+        self.put(answer);
+    }
+
+    fn put(&mut self, answer: Result<R, Failure>) {
+        if let Some(slot) = self.0.take() {
+            let mut slot = slot.lock();
+            slot.answer = Some(answer);
+            slot.notify_all(|slot| &mut slot.waiting);
+        }
+    }
+}
+
+impl<R> Drop for Reply<R> {
+    fn drop(&mut self) {
+        self.put(Err(Failure::Dropped));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Ticket;
+    use fullbore_core::{Clock, Failure};
+    use fullbore_metrics::Station;
+
+    #[test]
+    fn a_reply_that_vanishes_answers() {
+        let (ticket, reply) = Ticket::<u32>::new(Station::new("vanishing").id(), Clock::Real);
+        let ticket = ticket.try_take().unwrap_err();
+        drop(reply);
+        assert!(matches!(ticket.wait(), Err(Failure::Dropped)));
+    }
+}

@@ -1,0 +1,92 @@
+//! What the cache keeps for a key, and where its value goes in the end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use fullbore_core::{Clock, Event, Events, Monitor, contain};
+
+/// A value with what decides whether it may still be returned.
+pub(crate) struct Entry<V> {
+    /// `None` only inside `drop`.
+    value: Option<V>,
+    pub(crate) kept: Kept,
+    /// The generation of the cache when it was inserted, or when its load began. Another one than the cache's: cleared.
+    pub(crate) generation: u64,
+    grave: Arc<Grave<V>>,
+}
+
+/// For how long a value may be returned, and what it weighs.
+#[derive(Clone, Copy)]
+pub(crate) struct Kept {
+    /// From this instant on it is not returned. `None`: never.
+    pub(crate) expires: Option<Instant>,
+    pub(crate) weight: u32,
+}
+
+impl<V> Entry<V> {
+    pub(crate) fn new(value: V, kept: Kept, generation: u64, grave: &Arc<Grave<V>>) -> Arc<Self> {
+        Arc::new(Self { value: Some(value), kept, generation, grave: Arc::clone(grave) })
+    }
+
+    pub(crate) fn value(&self) -> &V {
+        self.value.as_ref().expect("only `drop` takes the value")
+    }
+}
+
+impl<V> Drop for Entry<V> {
+    /// The store lets go of entries in the middle of its work, under its locks and ours: the value is only laid aside.
+    fn drop(&mut self) {
+        if std::mem::needs_drop::<V>()
+            && let Some(value) = self.value.take()
+        {
+            self.grave.lay(value);
+        }
+    }
+}
+
+/// Values whose entries are gone, until a call on the cache has come to its end and runs their destructors under no lock.
+pub(crate) struct Grave<V> {
+    dead: Monitor<Vec<V>>,
+    /// Whether a look is worth the lock. Written under the lock.
+    any: AtomicBool,
+}
+
+impl<V> Grave<V> {
+    pub(crate) fn new() -> Self {
+        Self { dead: Monitor::new(Vec::new(), Clock::Real), any: AtomicBool::new(false) }
+    }
+
+    fn lay(&self, value: V) {
+        let mut dead = self.dead.lock();
+        dead.push(value);
+        // ORDERING: Relaxed here and in `bury`: a hint. The thread that laid a value sees it; the lock publishes the value.
+        self.any.store(true, Ordering::Relaxed);
+    }
+
+    /// Runs the destructors. One that panics belongs to no call: its panic is contained and told through `events`.
+    pub(crate) fn bury(&self, events: &Events) {
+        if !self.any.load(Ordering::Relaxed) {
+            return;
+        }
+        let dead = {
+            let mut dead = self.dead.lock();
+            self.any.store(false, Ordering::Relaxed);
+            std::mem::take(&mut *dead)
+        };
+        for value in dead {
+            if let Err(failure) = contain(|| drop(value)) {
+                events.emit(Event::Panic, || format!("a value's destructor {failure}"));
+            }
+        }
+    }
+}
+
+impl<V> Drop for Grave<V> {
+    fn drop(&mut self) {
+        for value in std::mem::take(&mut *self.dead.lock()) {
+            // Nobody is left to be told.
+            let _ = contain(|| drop(value));
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! A cache in memory for threads: bounded, with expiry, and with `get_or_compute` that loads each missing key once.
+//!
+//! # When to use it
+//! In front of something slow whose answers may be a little old: a query, a remote call, a parsed file. Not where the
+//! answer must be the latest at every moment, not for values that each have one owner (that is `fullbore-pool`), and not to
+//! share values between processes.
+//!
+//! # Example
+//! ```
+//! use fullbore_cache::Cache;
+//! use std::time::Duration;
+//!
+//! fn fetch(id: u32) -> std::io::Result<String> {
+//!     Ok(format!("user {id}")) // something slow
+//! }
+//!
+//! let users = Cache::builder().name("users").capacity(10_000).ttl(Duration::from_secs(60)).build()?;
+//! let first = users.get_or_compute(&7, |_| fetch(7))?;
+//! let again = users.get_or_compute(&7, |_| -> std::io::Result<String> { unreachable!("it is there") })?;
+//! assert_eq!(first, again);
+//! assert_eq!(users.stats().loads, 1);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Guarantees
+//! - One load at a time for each key, whoever asks; the others wait for it, with a deadline, and get its value or its error.
+//! - **An invalidation during a load wins.** After [`remove`](Cache::remove), [`insert`](Cache::insert) or
+//!   [`clear`](Cache::clear) no load that had begun before reaches the cache, and no call that begins afterwards joins it.
+//! - A load runs on its caller's thread, may borrow, may use the cache, and may panic: the waiters learn of it and the key is
+//!   free again. Asking for the key that one is loading is an error, not a deadlock.
+//! - No user code runs under a lock, except `Hash`, `Eq`, `Clone` and `Drop` of keys. Destructors of values run outside
+//!   all locks, also those of entries that are displaced; a panic in one goes nowhere.
+//!
+//! # What it costs
+//! No threads. A hit is a look-up in `moka`, a clone of the value and, where the entry expires, a look at the clock. An entry
+//! is what `moka` needs for it, one `Arc`, and the value. A load allocates one small object, a wait one more. Flights and
+//! waiters need no bound of their own: each is a thread inside a call.
+//!
+//! # Trade-offs
+//! - Capacity is kept by `moka`'s policy (W-TinyLFU): a new entry can lose against ones that are used more, and for moments
+//!   there can be a few hundred entries more than the capacity.
+//! - An expired entry is never returned, but stays in memory until somebody asks for its key or newer ones displace it: there
+//!   is no timer.
+//! - A value that has left the cache is dropped at the end of some later call, not at once.
+//! - With `panic=abort` a panic in a load ends the process.
+//! - Keys whose `Eq` or `Hash` lies get wrong misses and second loads; nothing hangs.
+//!
+//! # Fork
+//! Build it after `fork`.
+//!
+//! # Features
+//! - `serde`: [`Config`] from files.
+//! - `tracing`: an event when a load or a value's destructor panics.
+#![forbid(unsafe_code)]
+
+mod cache;
+mod config;
+mod entry;
+mod error;
+mod flight;
+mod load;
+mod stats;
+mod store;
+mod sync;
+
+#[doc(inline)]
+pub use crate::{
+    cache::Cache,
+    config::{CacheBuilder, Config},
+    error::{CacheError, LoadState},
+    load::LoadCtx,
+    stats::CacheStats,
+};
