@@ -1,0 +1,85 @@
+//! What is measured: for each crate its cases, ours and the rivals' side by side, and what is to cost nothing.
+//!
+//! An operation is the smallest thing a user would count: a checkout, a hit, an item, a delivery. Rivals are set up as their
+//! own documentation advises. Each side checks, after every turn, that it has done what it was to do.
+
+pub mod batch;
+pub mod cache;
+pub mod examples;
+pub mod fanout;
+pub mod limit;
+pub mod metrics;
+pub mod pool;
+pub mod queue;
+
+use crate::measure::Case;
+
+/// A crate, and what is measured of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Area {
+    /// The crate's folder name.
+    pub name: &'static str,
+    /// What takes time.
+    pub cases: fn() -> Vec<Case>,
+    /// What is to be zero.
+    pub counts: fn() -> Vec<Count>,
+}
+
+/// Something that is counted, for each operation, and should be zero.
+#[derive(Clone, Copy, Debug)]
+pub struct Count {
+    /// What is counted. The goal is found by it.
+    pub name: &'static str,
+    /// In what.
+    pub unit: &'static str,
+    /// Counts.
+    pub ours: fn() -> f64,
+}
+
+/// All areas but [`examples`], which runs whole programs.
+pub const AREAS: &[Area] = &[
+    Area { name: "batch", cases: batch::cases, counts: Vec::new },
+    Area { name: "cache", cases: cache::cases, counts: cache::counts },
+    Area { name: "fanout", cases: fanout::cases, counts: Vec::new },
+    Area { name: "limit", cases: limit::cases, counts: limit::counts },
+    Area { name: "metrics", cases: metrics::cases, counts: metrics::counts },
+    Area { name: "pool", cases: pool::cases, counts: pool::counts },
+    Area { name: "queue", cases: queue::cases, counts: Vec::new },
+];
+
+/// Why building one of ours cannot fail here.
+const FITS: &str = "the settings make sense and threads can be started";
+
+/// Allocations of this thread for each call of `operation`, once it is warm.
+///
+/// The least of several counts: an allocation that belongs to the operation is in all of them, a histogram's page that is
+/// touched for the first time only in one.
+///
+/// # Panics
+/// If [`fullbore_testkit::CountingAlloc`] is not the program's allocator.
+fn allocations_each(mut operation: impl FnMut()) -> f64 {
+    const OPERATIONS: u32 = 10_000;
+    let mut count = || fullbore_testkit::allocations(|| (0..OPERATIONS).for_each(|_| operation()));
+    count();
+    let least = (0..5).map(|_| count()).min().unwrap_or(u64::MAX);
+    least as f64 / f64::from(OPERATIONS)
+}
+
+/// Marsaglia's xorshift64: a few instructions, the same for both sides.
+#[derive(Debug)]
+struct Random(u64);
+
+impl Random {
+    /// Another sequence for each thread.
+    fn of_thread(number: usize) -> Self {
+        Self(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(number as u64 + 1))
+    }
+
+    /// Below `end`, evenly.
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        ((u128::from(self.0) * u128::from(end)) >> 64) as u64
+    }
+}

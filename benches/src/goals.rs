@@ -1,0 +1,125 @@
+//! What we want to reach. Written down before it was measured, and never tuned to pass.
+
+/// A goal: how the ratio of a case against a rival is to come out, turned so that larger is better.
+#[derive(Clone, Copy, Debug)]
+pub struct Goal {
+    /// The crate's folder name.
+    pub area: &'static str,
+    /// The case, whatever its number of threads.
+    pub case: &'static str,
+    /// The rival.
+    pub rival: &'static str,
+    /// The least ratio.
+    pub ratio: f64,
+}
+
+/// A goal that is written as parity: the difference of 5 % cannot be seen in time here.
+const PARITY: f64 = 0.95;
+
+/// A goal of zero, of allocations for example: the ratio is 1 where it is reached and 0 where not.
+const ZERO: f64 = 1.0;
+
+/// Ten, a hundred or a thousand times the load makes an operation at most twice as dear.
+const GROWTH: f64 = 0.5;
+
+/// The rival of a count that is to be zero.
+pub const NONE: &str = "none at all";
+
+/// All goals.
+#[rustfmt::skip] // A table.
+pub const GOALS: &[Goal] = &[
+    goal("batch", "send to processed, batches of 100", "crossbeam-channel, recv and try_iter", 5.0),
+    goal("batch", "send to processed, 64 producers", "itself, 1 producer", GROWTH),
+
+    // W-TinyLFU's bookkeeping is moka's; a hit need not pay for it.
+    goal("cache", "get, hit, 100,000 keys uniform", "moka", 8.0),
+    goal("cache", "get, hit, one hot key", "moka", 8.0),
+    goal("cache", "get_or_compute, hit", "itself, get", 1.0 / 1.3),
+    // A plain HashMap gets 5 to 7 times as dear: the small one is in the processor's cache.
+    goal("cache", "get, hit, as entries grow to 100,000", "itself, 100 entries", 0.1),
+    goal("cache", "allocations for each hit", NONE, ZERO),
+
+    goal("fanout", "publish and receive, 1 receiver", "crossbeam-channel and Arc", 5.0),
+    goal("fanout", "publish and receive, 4 receivers", "crossbeam-channel and Arc", 5.0),
+    goal("fanout", "publish and receive, 16 receivers", "crossbeam-channel and Arc", 5.0),
+    goal("fanout", "publish to handled, 4 handlers", "crossbeam-channel and Arc", 5.0),
+    goal("fanout", "a delivery, as receivers grow to 16", "itself, 1 receiver", GROWTH),
+
+    goal("limit", "acquire and release, a permit free", "parking_lot Mutex and Condvar", PARITY),
+    goal("limit", "acquire and release, 2 permits", "parking_lot Mutex and Condvar", PARITY),
+    goal("limit", "acquire and release, 2 permits", "itself, 2 threads", GROWTH),
+    goal("limit", "allocations for each acquire", NONE, ZERO),
+
+    goal("metrics", "count an item, sampled timing", "one shared AtomicU64", 1.0),
+    goal("metrics", "Station::run, empty closure", "two Instant::now", 0.75),
+    goal("metrics", "Station::run, as threads grow to 8", "itself, 1 thread", GROWTH),
+    goal("metrics", "allocations for each run", NONE, ZERO),
+
+    goal("pool", "checkout and return, 1 connection", "r2d2", 5.0),
+    goal("pool", "checkout and return, 1 connection", "deadpool", 5.0),
+    goal("pool", "checkout and return, 1 connection", "Mutex<Vec>", 0.5),
+    goal("pool", "checkout and return, 2 connections", "r2d2", 5.0),
+    goal("pool", "checkout and return, 2 connections", "deadpool", 5.0),
+    goal("pool", "checkout and return, 8 connections", "r2d2", 5.0),
+    goal("pool", "checkout and return, 8 connections", "deadpool", 5.0),
+    goal("pool", "checkout by key, as keys grow to 1,000", "itself, 1 key", GROWTH),
+    goal("pool", "allocations for each checkout", NONE, ZERO),
+
+    // It also retries, delays, times and counts, which the rival does not.
+    goal("queue", "send to done, 2 workers", "crossbeam-channel and threads", 0.5),
+    goal("queue", "send to done, as delayed jobs grow to 10,000", "itself, none", GROWTH),
+
+    goal("examples", "fleet migration", "bare loop", 0.8),
+    // Where a sync takes 5 ms and more, waits are what there is to win.
+    goal("examples", "fleet migration, fsync 5 ms or more", "one at a time", 10.0),
+    // Elsewhere ten may be out of reach for anybody: this much of what the bare loop gains, or of ten if it gains more.
+    goal("examples", "fleet migration, fsync under 5 ms: 0.8 of min(10, bare loop's gain)", "one at a time", 0.8),
+    goal("examples", "fleet migration, peak memory", "300 MB", 1.0),
+];
+
+const fn goal(area: &'static str, case: &'static str, rival: &'static str, ratio: f64) -> Goal {
+    Goal { area, case, rival, ratio }
+}
+
+/// The goal of a case against a rival.
+///
+/// # Panics
+/// If there is none: a case without a goal says nothing.
+#[must_use]
+pub fn of(area: &str, case: &str, rival: &str) -> f64 {
+    let found = GOALS.iter().find(|goal| (goal.area, goal.case, goal.rival) == (area, case, rival));
+    found.unwrap_or_else(|| panic!("no goal for `{case}` against `{rival}` in {area}")).ratio
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cases::{AREAS, examples};
+    use std::collections::BTreeSet;
+
+    type Key = (&'static str, &'static str, &'static str);
+
+    fn measured() -> BTreeSet<Key> {
+        let mut keys = BTreeSet::from(examples::ROWS.map(|(case, rival)| ("examples", case, rival)));
+        for area in AREAS {
+            for case in (area.cases)() {
+                keys.extend(case.rivals.iter().map(|rival| (area.name, case.name, rival.name)));
+            }
+            keys.extend((area.counts)().iter().map(|count| (area.name, count.name, NONE)));
+        }
+        keys
+    }
+
+    #[test]
+    fn every_case_has_one_goal_and_every_goal_a_case() {
+        let goals: Vec<Key> = GOALS.iter().map(|goal| (goal.area, goal.case, goal.rival)).collect();
+        assert_eq!(goals.iter().collect::<BTreeSet<_>>().len(), goals.len(), "a goal is stated twice");
+        assert_eq!(BTreeSet::from_iter(goals), measured());
+    }
+
+    #[test]
+    #[should_panic(expected = "no goal for `sing` against `birds` in pool")]
+    fn a_missing_goal_is_named() {
+        let _ = of("pool", "sing", "birds");
+    }
+}
