@@ -12,10 +12,19 @@ use crate::targets::{self, Program};
 struct Example {
     name: &'static str,
     arguments: &'static [&'static str],
+    /// Needs a database: built here, and run by `examples/tests/ten_minutes.rs` with a private one.
+    server: bool,
 }
 
 /// Every example has its line here, or the command fails.
-const EXAMPLES: &[Example] = &[Example { name: "fleet_migration", arguments: &["--tenants", "200", "--json"] }];
+const EXAMPLES: &[Example] = &[
+    Example { name: "fleet_migration", arguments: &["--tenants", "200", "--json"], server: false },
+    Example { name: "batch_rows", arguments: &[], server: true },
+    Example { name: "cache_in_front", arguments: &[], server: false },
+    Example { name: "fan_out", arguments: &[], server: false },
+    Example { name: "percentiles", arguments: &[], server: false },
+    Example { name: "pool_transaction", arguments: &[], server: true },
+];
 
 /// `examples [EXAMPLE]...`.
 ///
@@ -27,7 +36,8 @@ pub(crate) fn examples(_: &Repo, arguments: &[OsString]) -> Result<(), Stop> {
     let mut programs = targets::build(Call::cargo().args(["build", "--release", "--examples"]))?;
     programs.retain(|program| program.kind == "example");
     for (program, example) in pair(&programs, EXAMPLES)? {
-        if arguments.is_empty() || arguments.iter().any(|wanted| *wanted == *example.name) {
+        let wanted = arguments.is_empty() || arguments.iter().any(|wanted| *wanted == *example.name);
+        if wanted && !example.server {
             Call::new(&program.path).args(example.arguments).run()?;
         }
     }
@@ -65,7 +75,7 @@ mod tests {
 
     #[test]
     fn both_sides_must_be_complete() {
-        let table = [Example { name: "a", arguments: &[] }];
+        let table = [Example { name: "a", arguments: &[], server: false }];
         assert_eq!(pair(&[program("a")], &table).unwrap().len(), 1);
         assert!(pair(&[program("a"), program("b")], &table).unwrap_err().to_string().contains("`b`"));
         assert!(pair(&[], &table).unwrap_err().to_string().contains("`a`"));
