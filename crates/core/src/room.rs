@@ -9,7 +9,7 @@ use crate::overflow::{Overflow, Patience, earlier};
 /// A number of places, kept inside the state of a [`Monitor`](crate::Monitor).
 ///
 /// Newcomers may take a free place before a waiter that was woken for it has run; a waiter in line for longer than
-/// [`FAIR_AFTER`](crate::FAIR_AFTER) is handed its place (C9).
+/// [`FAIR_AFTER`](crate::FAIR_AFTER) is handed its place, at most one in each such time (C9).
 ///
 /// Invariant **R1**: when the lock is free, each free place has a waiter of its own that was nudged, or no waiter that is
 /// still within its deadline is left to nudge.

@@ -64,6 +64,20 @@ fn serve_goes_through_the_line_in_order_and_passes_over_the_late() {
             },
         );
         assert_eq!(shelf.waiters.len(), 3, "only b was taken out");
+        let next_is_overdue = |shelf: &mut fullbore_core::Locked<'_, Shelf>| {
+            let mut seen = None;
+            shelf.serve(
+                |shelf| &mut shelf.waiters,
+                |_, _, overdue| {
+                    seen = Some(overdue);
+                    Serve::Stop
+                },
+            );
+            seen
+        };
+        assert_eq!(next_is_overdue(&mut shelf), Some(false), "nothing more is handed over for a while");
+        clock.advance(fullbore_core::FAIR_AFTER);
+        assert_eq!(next_is_overdue(&mut shelf), Some(true));
         drop(shelf);
         // One is handed over at a time: after b, c is as old and may be nudged, not handed anything.
         assert_eq!(seen.try_iter().collect::<Vec<_>>(), [("a", true), ("b", true), ("c", false)]);

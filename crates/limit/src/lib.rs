@@ -22,7 +22,8 @@
 //! # Guarantees
 //! - Never more permits out than there are; a permit comes back when it is dropped, also by a panic.
 //! - Every wait ends: at its deadline, at [`Limit::close`], or with a permit. At most `max_waiters` wait.
-//! - First come, first served, with bounded overtaking: whoever is in line for a millisecond is handed the next permit.
+//! - First come, first served, with bounded overtaking: the first in line for a millisecond is handed the next
+//!   permit, at most one in each millisecond.
 //! - Errors say how many permits were out and how long the line was.
 //!
 //! # What it costs

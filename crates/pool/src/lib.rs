@@ -33,8 +33,8 @@
 //!   manager or the holder does: error, panic, timeout, close.
 //! - A deadline covers the wait, the check and the connecting: the manager is told what is left of it. Who comes or gets its
 //!   turn too late costs nobody a connection.
-//! - First come, first served among those who can be served, with bounded overtaking: after a millisecond in line a waiter
-//!   is handed what comes free.
+//! - First come, first served among those who can be served, with bounded overtaking: what comes free is handed to
+//!   the first of those in line for a millisecond, at most once in each millisecond.
 //! - A connection whose holder panicked is closed, not passed on.
 //! - User code never runs under the pool's lock (except `Hash`, `Eq`, `Clone` and `Drop` of keys).
 //!
