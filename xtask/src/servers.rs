@@ -41,6 +41,14 @@ const SERVERS: &[ServerPackage] = &[
         apt: "postgresql",
         versions: Some("/usr/lib/postgresql"),
     },
+    // Its package brings `promtool` too.
+    ServerPackage {
+        name: "Prometheus",
+        binary: "prometheus",
+        env: "FULLBORE_PROMETHEUS_BIN",
+        apt: "prometheus",
+        versions: None,
+    },
 ];
 
 /// Makes sure that every server is there.
@@ -212,6 +220,6 @@ mod tests {
     #[test]
     fn one_command_names_all_packages() {
         let command = by_hand(SERVERS);
-        assert!(command.ends_with("apt-get install --yes redis-server postgresql"), "{command}");
+        assert!(command.ends_with("apt-get install --yes redis-server postgresql prometheus"), "{command}");
     }
 }

@@ -21,6 +21,8 @@ pub(crate) struct Binary {
 
 pub(crate) const REDIS: Binary = Binary { name: "redis-server", variable: "FULLBORE_REDIS_BIN" };
 pub(crate) const POSTGRES: Binary = Binary { name: "postgres", variable: "FULLBORE_POSTGRES_BIN" };
+pub(crate) const PROMETHEUS: Binary = Binary { name: "prometheus", variable: "FULLBORE_PROMETHEUS_BIN" };
+pub(crate) const PROMTOOL: Binary = Binary { name: "promtool", variable: "FULLBORE_PROMTOOL_BIN" };
 const INITDB: Binary = Binary { name: "initdb", variable: POSTGRES.variable };
 
 /// Whether a missing binary is an error instead of a skip.
@@ -35,15 +37,22 @@ pub(crate) fn redis() -> Result<PathBuf, StartError> {
 /// `postgres`, and the `initdb` of the same installation: another version's would make a cluster that it cannot open.
 pub(crate) fn postgres() -> Result<(PathBuf, PathBuf), StartError> {
     let postgres = POSTGRES.find(&versioned_dirs(Path::new(POSTGRES_VERSIONS)))?;
-    let beside = postgres.with_file_name(INITDB.name);
-    // In PATH there may be only a link into the installation.
-    let behind_link = postgres.canonicalize().map(|real| real.with_file_name(INITDB.name));
-    let initdb = Some(beside)
-        .into_iter()
-        .chain(behind_link.ok())
-        .find(|candidate| is_executable(candidate))
-        .ok_or_else(|| INITDB.missing())?;
+    let initdb = beside(&postgres, INITDB.name).ok_or_else(|| INITDB.missing())?;
     Ok((postgres, initdb))
+}
+
+pub(crate) fn prometheus() -> Result<PathBuf, StartError> {
+    PROMETHEUS.find(&[])
+}
+
+/// Rather the `promtool` that came with the `prometheus` than one from elsewhere: they change together.
+pub(crate) fn promtool() -> Result<PathBuf, StartError> {
+    if PROMTOOL.explicit().is_none()
+        && let Some(promtool) = prometheus().ok().and_then(|prometheus| beside(&prometheus, PROMTOOL.name))
+    {
+        return Ok(promtool);
+    }
+    PROMTOOL.find(&[])
 }
 
 impl Binary {
@@ -51,10 +60,20 @@ impl Binary {
         StartError::Missing { binary: self.name, variable: self.variable }
     }
 
-    fn find(&self, extra: &[PathBuf]) -> Result<PathBuf, StartError> {
-        let explicit = env::var_os(self.variable).filter(|value| !value.is_empty());
-        locate(self.name, explicit, env::var_os("PATH").as_deref(), extra).ok_or_else(|| self.missing())
+    fn explicit(&self) -> Option<OsString> {
+        env::var_os(self.variable).filter(|value| !value.is_empty())
     }
+
+    fn find(&self, extra: &[PathBuf]) -> Result<PathBuf, StartError> {
+        locate(self.name, self.explicit(), env::var_os("PATH").as_deref(), extra).ok_or_else(|| self.missing())
+    }
+}
+
+/// The binary `name` of the same installation as `program`.
+fn beside(program: &Path, name: &str) -> Option<PathBuf> {
+    // In PATH there may be only a link into the installation.
+    let behind_link = program.canonicalize().map(|real| real.with_file_name(name));
+    Some(program.with_file_name(name)).into_iter().chain(behind_link.ok()).find(|candidate| is_executable(candidate))
 }
 
 /// An explicit path is the only place looked at: falling back would run another server than the one asked for.
@@ -128,6 +147,21 @@ mod tests {
         executable(&dir.path().join("c/server"));
         let path = env::join_paths([dir.path().join("a"), dir.path().join("b")]).unwrap();
         assert_eq!(locate("server", None, Some(&path), &[dir.path().join("c")]), Some(dir.path().join("c/server")));
+    }
+
+    #[test]
+    fn what_belongs_together_is_found_behind_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        executable(&dir.path().join("real/server"));
+        executable(&dir.path().join("real/tool"));
+        fs::create_dir_all(dir.path().join("bin")).unwrap();
+        let link = dir.path().join("bin/server");
+        std::os::unix::fs::symlink(dir.path().join("real/server"), &link).unwrap();
+        let real = dir.path().canonicalize().unwrap().join("real/tool");
+        assert_eq!(beside(&link, "tool"), Some(real));
+        executable(&dir.path().join("bin/tool"));
+        assert_eq!(beside(&link, "tool"), Some(dir.path().join("bin/tool")));
+        assert_eq!(beside(&link, "other"), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Private servers, a faulty network and a counting allocator for the tests of this workspace; not published.
 //!
-//! Use it in a test that needs a *real* Redis or PostgreSQL, or needs one to die at the wrong moment. Do not use it where
+//! Use it in a test that needs a *real* Redis, PostgreSQL or Prometheus, or needs one to die at the wrong moment. Do not use it where
 //! a unit test on the paused clock would do: a server costs a process and some tenths of a second.
 //!
 //! ```no_run
@@ -33,13 +33,15 @@
 //!
 //! # Where the binaries come from
 //!
-//! `FULLBORE_REDIS_BIN` and `FULLBORE_POSTGRES_BIN` (a file, or a directory that holds it), then `PATH`, then for
-//! PostgreSQL the highest version in `/usr/lib/postgresql/*/bin`. A variable that is set is the only place looked at.
+//! `FULLBORE_REDIS_BIN`, `FULLBORE_POSTGRES_BIN`, `FULLBORE_PROMETHEUS_BIN` and `FULLBORE_PROMTOOL_BIN` (a file, or a
+//! directory that holds it), then for promtool the directory of `prometheus`, then `PATH`, then for PostgreSQL the highest
+//! version in `/usr/lib/postgresql/*/bin`. A variable that is set is the only place looked at.
 //!
 //! # What it costs
 //!
 //! Per server: the server, one small shell (the guardian) and one parked thread. The first PostgreSQL of a process runs
-//! `initdb` (about a second); the next ones copy its result. Per proxy: one thread, which sleeps in `poll` when nothing
+//! `initdb` (about a second); the next ones copy its result. A Prometheus answers queries at once, and scrapes
+//! for the first time after about five seconds. Per proxy: one thread, which sleeps in `poll` when nothing
 //! moves.
 //!
 //! Unix only. On Linux `kill_9` also ends a server's own children at once; elsewhere they notice by themselves.
@@ -57,6 +59,8 @@ mod port;
 mod postgres_server;
 mod proc_fs;
 mod process;
+mod prometheus_server;
+mod promtool;
 mod proxy;
 mod redis_server;
 mod server;
@@ -68,5 +72,7 @@ pub use error::{StartError, Started};
 pub use eventually::eventually;
 pub use postgres_server::{Postgres, PostgresBuilder};
 pub use proc_fs::is_alive;
+pub use prometheus_server::{Prometheus, PrometheusBuilder, PrometheusError, Sample, TargetHealth};
+pub use promtool::{MetricsCheck, promtool_check_metrics, promtool_check_metrics_or_skip};
 pub use proxy::{ProxyStats, TcpProxy};
 pub use redis_server::{Redis, RedisBuilder};

@@ -216,7 +216,10 @@ fn launch<K: Kind>(kind: &K, dir: &Path, port: u16, guardian: &Arc<Guardian>) ->
                 Err(error) => format!("it ended before it was ready: {error}"),
             };
             let log = read_log(dir, log_start);
-            let address_in_use = log.contains("Address already in use") || log.contains("is still in use");
+            // The C library's words, Go's and PostgreSQL's.
+            let address_in_use = ["Address already in use", "address already in use", "is still in use"]
+                .iter()
+                .any(|words| log.contains(words));
             return Err(LaunchError { error: StartError::Failed { server: K::NAME, reason, log }, address_in_use });
         }
         if kind.is_ready(dir, loopback(port), process.id()) {

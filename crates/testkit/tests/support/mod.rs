@@ -1,4 +1,4 @@
-//! What the tests of both servers share.
+//! What the tests of all servers share.
 
 use std::{
     io::{self, BufRead as _, BufReader, Read as _},
@@ -64,7 +64,7 @@ pub(crate) fn let_a_stranger_have_its_port(addr: SocketAddr, restart: impl FnOnc
     let stranger = TcpListener::bind(addr).unwrap();
     thread::scope(|scope| {
         let restarted = scope.spawn(restart);
-        let failed_once = eventually(LONG, || log().contains("Address already in use"));
+        let failed_once = eventually(LONG, || log().to_ascii_lowercase().contains("address already in use"));
         drop(stranger);
         restarted.join().unwrap();
         assert!(failed_once);
