@@ -64,7 +64,7 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
         let shared = Arc::new(Self {
             inbox: Inbox::new(capacity, config.overflow, clock.clone()),
             crew: Crew::new("batch", &config.name, clock),
-            station: Station::builder(&config.name).kind(StationKind::Batch).capacity(capacity).build(),
+            station: Station::builder(config.name.clone()).kind(StationKind::Batch).capacity(capacity).build(),
             events: Events::new("batch", &config.name),
             config,
             dead_letter,

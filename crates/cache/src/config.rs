@@ -152,7 +152,7 @@ impl<K, V> CacheBuilder<K, V> {
             return Err(BuildError::config("ttl", "0s", "a duration above zero, or none (capacity 0 keeps nothing)"));
         }
         // Loads run on the threads that ask, as many as there are: the cores say how many can make progress.
-        let station = Station::builder(&config.name)
+        let station = Station::builder(config.name.clone())
             .kind(StationKind::Cache)
             .parallelism(std::thread::available_parallelism().map_or(1, usize::from))
             .build();

@@ -283,7 +283,7 @@ impl<M> Router<M> {
 /// A station whose servers are the calling threads.
 fn station_of_callers(name: &str) -> Station {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    Station::builder(name).kind(StationKind::Fanout).parallelism(cores).build()
+    Station::builder(name.to_owned()).kind(StationKind::Fanout).parallelism(cores).build()
 }
 
 impl<M: Send + Sync + 'static> Default for Router<M> {

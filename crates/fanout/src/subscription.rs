@@ -123,7 +123,7 @@ impl<M: Send + Sync + 'static> SubscriptionBuilder<M> {
         };
         BuildError::refuse_zero("capacity", config.capacity)?;
         self.shared.check_open()?;
-        let station = Station::builder(&name).kind(StationKind::Fanout).capacity(config.capacity).build();
+        let station = Station::builder(name.to_string()).kind(StationKind::Fanout).capacity(config.capacity).build();
         let buffer = Buffer::new(config, name, station, &self.shared.clock);
         Ok((pattern, buffer))
     }

@@ -122,7 +122,7 @@ impl LimitBuilder {
     pub fn build(self) -> Result<Limit, BuildError> {
         let config = self.config;
         BuildError::refuse_zero("permits", config.permits)?;
-        let station = Station::builder(&config.name)
+        let station = Station::builder(config.name.clone())
             .kind(StationKind::Limit)
             .parallelism(config.permits)
             .capacity(config.max_waiters)

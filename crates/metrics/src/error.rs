@@ -1,29 +1,73 @@
-//! Why a number is not given.
+//! What can be wrong, and with which value.
 
 use std::fmt;
 
-/// There are too few samples beyond this quantile to name its value.
+/// Why a quantile has no value.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
-pub struct TooFewSamples {
-    /// The quantile that was asked for.
-    pub q: f64,
-    /// How many samples there are.
-    pub n: u64,
-    /// How many there would have to be.
-    pub needed: u64,
+pub enum QuantileError {
+    /// Too few samples lie beyond it: the number would be noise.
+    TooFewSamples {
+        /// The quantile that was asked for.
+        q: f64,
+        /// How many samples there are.
+        n: u64,
+        /// How many there would have to be.
+        needed: u64,
+    },
+    /// No sample lies beyond quantiles 0 and 1: ask for the minimum or the maximum.
+    Extreme {
+        /// The quantile that was asked for.
+        q: f64,
+    },
+    /// It is not between 0 and 1.
+    OutOfRange {
+        /// What was asked for.
+        q: f64,
+    },
 }
 
-impl fmt::Display for TooFewSamples {
+impl fmt::Display for QuantileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.q == 0.0 || self.q == 1.0 {
-            write!(f, "no sample lies beyond quantile {}: ask for the minimum or the maximum", self.q)
-        } else if (0.0..=1.0).contains(&self.q) {
-            write!(f, "quantile {} needs {} samples, there are {}", self.q, self.needed, self.n)
-        } else {
-            write!(f, "quantile {} is not between 0 and 1", self.q)
+        match self {
+            Self::TooFewSamples { q, n, needed } => write!(f, "quantile {q} needs {needed} samples, there are {n}"),
+            Self::Extreme { q } => write!(f, "no sample lies beyond quantile {q}: ask for the minimum or the maximum"),
+            Self::OutOfRange { q } => write!(f, "quantile {q} is not between 0 and 1"),
         }
     }
 }
 
-impl std::error::Error for TooFewSamples {}
+impl std::error::Error for QuantileError {}
+
+/// A number that cannot be observed: not a number, infinite, or negative.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct InvalidObservation(pub f64);
+
+impl fmt::Display for InvalidObservation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} cannot be observed: a histogram holds finite numbers that are not negative", self.0)
+    }
+}
+
+impl std::error::Error for InvalidObservation {}
+
+/// Two snapshots of which one cannot be taken from the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WindowError {
+    /// The snapshot that was given as the earlier one holds more.
+    NotEarlier,
+    /// They are of different stations.
+    OtherStation,
+}
+
+impl fmt::Display for WindowError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotEarlier => "the snapshot given as the earlier one is not: it holds what the later one does not",
+            Self::OtherStation => "the snapshots are of different stations",
+        })
+    }
+}
+
+impl std::error::Error for WindowError {}

@@ -1,173 +1,352 @@
-//! A log-linear histogram of nanoseconds that many threads write and anybody reads, without a lock.
-//!
-//! A value below 256 has a bucket of its own; above, each power of two is cut into 128 buckets, so a bucket is at most
-//! 1/128 = 0.78 % of its value wide. Buckets come in pages of 128 on first touch.
+//! Histograms of whole numbers: recorded by many threads, read by anybody, without a lock between them.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::fmt;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::error::TooFewSamples;
+use crate::buckets::{PAGE, bounds, place};
+use crate::cell::HistogramCell;
+use crate::error::{InvalidObservation, QuantileError, WindowError};
+use crate::raw::Handle;
 
-/// Buckets to each power of two, as a power of two.
-const GROUPING: u32 = 7;
-const PAGE: usize = 1 << GROUPING;
-/// Pages 0 and 1 hold the exact values below 256, then one page to a power of two: `u64` needs 64 - 8 more.
-const PAGES: usize = 2 + (64 - GROUPING as usize - 1);
-
-type Page = [AtomicU64; PAGE];
-
-/// The histogram.
-#[derive(Debug)]
-pub(crate) struct Histogram {
-    pages: [OnceLock<Box<Page>>; PAGES],
-    sum: AtomicU64,
-    min: AtomicU64,
-    max: AtomicU64,
-}
-
-/// The bucket that holds `value`.
-fn index(value: u64) -> usize {
-    let Some(magnitude) = value.checked_ilog2() else { return 0 };
-    if magnitude <= GROUPING {
-        return value as usize;
-    }
-    let shift = magnitude - GROUPING;
-    // The leading bit and the seven after it choose the bucket; the leading bit counts into the page number.
-    ((shift as usize) << GROUPING) + (value >> shift) as usize
-}
-
-/// The smallest and the largest value of a bucket.
-fn bounds(index: usize) -> (u64, u64) {
-    if index < 2 * PAGE {
-        return (index as u64, index as u64);
-    }
-    let shift = (index >> GROUPING) - 1;
-    let low = ((PAGE + (index & (PAGE - 1))) as u64) << shift;
-    (low, low + ((1u64 << shift) - 1))
+/// A distribution of whole numbers: bytes, rows, nanoseconds. A cheap handle; clones share everything.
+///
+/// Recording writes to memory of the calling thread's own. What is recorded comes back with a relative error of at most 0.8 %
+/// over all of `u64`; minimum, maximum, sum and count are exact.
+///
+/// ```
+/// use fullbore_metrics::Histogram;
+///
+/// static ROWS: Histogram = Histogram::new();
+/// for rows in 1..=1000 {
+///     ROWS.record(rows);
+/// }
+/// let seen = ROWS.snapshot();
+/// assert_eq!((seen.count(), seen.min(), seen.max(), seen.sum()), (1000, Some(1), Some(1000), 500_500));
+/// assert!((495..=505).contains(&seen.p50()?.value));
+/// assert!(seen.quantile(0.999).is_err(), "one sample beyond the quantile says nothing");
+/// # Ok::<(), fullbore_metrics::QuantileError>(())
+/// ```
+pub struct Histogram {
+    handle: Handle<HistogramCell, ()>,
 }
 
 impl Histogram {
-    pub(crate) const fn new() -> Self {
-        Self {
-            pages: [const { OnceLock::new() }; PAGES],
-            sum: AtomicU64::new(0),
-            min: AtomicU64::new(u64::MAX),
-            max: AtomicU64::new(0),
-        }
+    /// An empty one. Takes no memory before the first record.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { handle: Handle::new() }
     }
 
-    /// Records a duration, in nanoseconds, `times` times. One allocation of 1 KiB at the first touch of a page.
-    pub(crate) fn record_n(&self, duration: Duration, times: u64) {
-        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        // ORDERING: Relaxed, but the bucket: its Release pairs with the Acquire in `snapshot`. Who sees the sample in its
-        // bucket sees it in the sum and between the extremes, also if another thread had set those.
-        if nanos < self.min.load(Ordering::Relaxed) {
-            self.min.fetch_min(nanos, Ordering::Relaxed);
-        }
-        if nanos > self.max.load(Ordering::Relaxed) {
-            self.max.fetch_max(nanos, Ordering::Relaxed);
-        }
-        self.sum.fetch_add(nanos.saturating_mul(times), Ordering::Relaxed);
-        let index = index(nanos);
-        let page = self.pages[index >> GROUPING].get_or_init(|| Box::new([const { AtomicU64::new(0) }; PAGE]));
-        page[index & (PAGE - 1)].fetch_add(times, Ordering::Release);
+    /// Counts one sample. Wait-free; allocates when this thread touches a power of two for the first time (320 bytes, and
+    /// 600 for the very first).
+    #[inline]
+    pub fn record(&self, value: u64) {
+        self.handle.mine(|| ()).write(|cell| cell.record(value));
     }
 
-    pub(crate) fn snapshot(&self) -> HistogramSnapshot {
-        let mut buckets = Vec::new();
-        let mut count = 0;
-        for (number, page) in self.pages.iter().enumerate() {
-            let Some(page) = page.get() else { continue };
-            for (slot, bucket) in page.iter().enumerate() {
-                // ORDERING: Acquire pairs with the Release in `record_n`.
-                let n = bucket.load(Ordering::Acquire);
-                if n > 0 {
-                    count += n;
-                    buckets.push(((number << GROUPING) + slot, n));
-                }
-            }
+    /// Counts a duration, in nanoseconds; one of over 584 years counts as that.
+    #[inline]
+    pub fn record_duration(&self, duration: Duration) {
+        self.record(nanos(duration));
+    }
+
+    /// Counts a number that comes from elsewhere, rounded to a whole one.
+    ///
+    /// # Errors
+    /// If it is not a number, infinite or negative. Nothing is counted then.
+    pub fn try_record(&self, value: f64) -> Result<(), InvalidObservation> {
+        if !value.is_finite() || value < 0.0 {
+            return Err(InvalidObservation(value));
         }
-        if count == 0 {
-            return HistogramSnapshot::default();
-        }
-        // Written before the buckets and read after them: at least as wide, and as much, as what the buckets hold.
-        let sum = self.sum.load(Ordering::Relaxed);
-        let (min, max) = (self.min.load(Ordering::Relaxed), self.max.load(Ordering::Relaxed));
-        HistogramSnapshot { buckets, count, sum, min, max }
+        // The cast saturates.
+        self.record(value.round() as u64);
+        Ok(())
+    }
+
+    /// What was recorded up to now, by threads that live and threads that have ended.
+    #[must_use]
+    pub fn snapshot(&self) -> HistogramSnapshot {
+        let Some(shards) = self.handle.get() else { return HistogramSnapshot::default() };
+        shards.read(|cells| HistogramSnapshot::of(|| cells.iter()))
+    }
+
+    /// The same, for nanoseconds.
+    #[must_use]
+    pub fn durations(&self) -> DurationSnapshot {
+        DurationSnapshot::new(self.snapshot())
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.handle.id()
     }
 }
 
-/// What a histogram held at one moment. Durations; relative error at most 0.8 %.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+/// The nanoseconds of a duration, or the most that fit.
+#[inline]
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    duration
+        .as_secs()
+        .checked_mul(1_000_000_000)
+        .and_then(|nanos| nanos.checked_add(u64::from(duration.subsec_nanos())))
+        .unwrap_or(u64::MAX)
+}
+
+impl Clone for Histogram {
+    fn clone(&self) -> Self {
+        Self { handle: self.handle.share(|| ()) }
+    }
+}
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Histogram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Histogram").field("count", &self.snapshot().count()).finish_non_exhaustive()
+    }
+}
+
+/// What a histogram held at one moment; also a histogram for a single owner, with [`record`](Self::record) and
+/// [`merge`](Self::merge).
+#[derive(Clone, Default)]
 pub struct HistogramSnapshot {
-    /// Index and count of every bucket that is not empty, in order.
-    buckets: Vec<(usize, u64)>,
+    /// A bit for each page that is in `counts`, one page after the other.
+    present: u64,
+    counts: Vec<u64>,
     count: u64,
-    sum: u64,
+    sum: u128,
     min: u64,
     max: u64,
 }
 
-/// A percentile with its confidence interval.
+/// A value at a quantile, with its confidence interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
-pub struct Percentile {
+pub struct Percentile<T> {
     /// The value at the rank.
-    pub value: Duration,
+    pub value: T,
     /// Lower end of the 95 % confidence interval, from order statistics.
-    pub low: Duration,
+    pub low: T,
     /// Upper end of it.
-    pub high: Duration,
+    pub high: T,
     /// How many samples there are.
     pub n: u64,
 }
 
-impl std::fmt::Display for Percentile {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl<T> Percentile<T> {
+    fn map<U>(self, f: impl Fn(T) -> U) -> Percentile<U> {
+        Percentile { value: f(self.value), low: f(self.low), high: f(self.high), n: self.n }
+    }
+}
+
+impl fmt::Display for Percentile<u64> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({} .. {}, n = {})", self.value, self.low, self.high, self.n)
+    }
+}
+
+impl fmt::Display for Percentile<Duration> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:.3?} ({:.3?} .. {:.3?}, n = {})", self.value, self.low, self.high, self.n)
     }
 }
 
+/// The numbers of the bits that are set.
+fn bits(mut mask: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let bit = (mask != 0).then(|| mask.trailing_zeros() as usize)?;
+        mask &= mask - 1;
+        Some(bit)
+    })
+}
+
 impl HistogramSnapshot {
-    /// How many durations were recorded. Sampled paths record fewer than the counts of their station say.
+    /// Reads cells that others may be writing: buckets first, then the rest, which recording writes the other way round.
+    pub(crate) fn of<'a, I: Iterator<Item = &'a HistogramCell>>(cells: impl Fn() -> I) -> Self {
+        let present = cells().fold(0, |present, cell| present | cell.present());
+        if present == 0 {
+            return Self::default();
+        }
+        let mut read = Self { present, counts: vec![0; present.count_ones() as usize * PAGE], ..Self::default() };
+        for cell in cells() {
+            // What has come since is for the next snapshot.
+            for page in bits(cell.present() & present) {
+                let counts = read.page_mut(page);
+                cell.for_each_in(page, |slot, n| counts[slot] += n);
+            }
+        }
+        read.count = read.counts.iter().sum();
+        if read.count == 0 {
+            return Self::default();
+        }
+        read.min = u64::MAX;
+        for (sum, min, max) in cells().map(HistogramCell::sum_min_max) {
+            read.sum += sum;
+            read.min = read.min.min(min);
+            read.max = read.max.max(max);
+        }
+        read
+    }
+
+    /// Where the page begins in `counts`, if it is there or was to be put there.
+    fn offset(&self, page: usize) -> usize {
+        (self.present & ((1 << page) - 1)).count_ones() as usize * PAGE
+    }
+
+    /// A page that is there.
+    fn page_mut(&mut self, page: usize) -> &mut [u64] {
+        let offset = self.offset(page);
+        &mut self.counts[offset..offset + PAGE]
+    }
+
+    /// A page that is put there if need be.
+    fn page_or_new(&mut self, page: usize) -> &mut [u64] {
+        if self.present & (1 << page) == 0 {
+            let offset = self.offset(page);
+            self.counts.splice(offset..offset, [0; PAGE]);
+            self.present |= 1 << page;
+        }
+        self.page_mut(page)
+    }
+
+    fn page(&self, page: usize) -> Option<&[u64]> {
+        let offset = self.offset(page);
+        (self.present & (1 << page) != 0).then(|| &self.counts[offset..offset + PAGE])
+    }
+
+    /// Place and count of all buckets that are not empty.
+    fn filled(&self) -> impl DoubleEndedIterator<Item = (usize, usize, u64)> {
+        let pages: Vec<usize> = bits(self.present).collect();
+        let counts = self.counts.iter().enumerate().filter(|(_, n)| **n > 0);
+        counts.map(move |(at, n)| (pages[at / PAGE], at % PAGE, *n))
+    }
+
+    /// Counts one more sample.
+    pub fn record(&mut self, value: u64) {
+        self.record_n(value, 1);
+    }
+
+    /// Counts the same value `n` times.
+    pub(crate) fn record_n(&mut self, value: u64, n: u64) {
+        if n == 0 {
+            return;
+        }
+        let (page, slot) = place(value);
+        self.page_or_new(page)[slot] += n;
+        (self.min, self.max) = match self.count {
+            0 => (value, value),
+            _ => (self.min.min(value), self.max.max(value)),
+        };
+        self.count += n;
+        self.sum += u128::from(value) * u128::from(n);
+    }
+
+    /// Adds another's samples.
+    pub fn merge(&mut self, other: &Self) {
+        if other.count == 0 {
+            return;
+        }
+        for (page, slot, n) in other.filled() {
+            self.page_or_new(page)[slot] += n;
+        }
+        (self.min, self.max) = match self.count {
+            0 => (other.min, other.max),
+            _ => (self.min.min(other.min), self.max.max(other.max)),
+        };
+        self.count += other.count;
+        self.sum += other.sum;
+    }
+
+    /// What was recorded between an earlier snapshot and this one. Its minimum and maximum are those of their buckets, unless
+    /// they are new extremes.
+    ///
+    /// # Errors
+    /// If `earlier` holds samples that this one does not.
+    pub fn since(&self, earlier: &Self) -> Result<Self, WindowError> {
+        let mut window = self.clone();
+        for (page, slot, n) in earlier.filled() {
+            if window.page(page).is_none() {
+                return Err(WindowError::NotEarlier);
+            }
+            let count = &mut window.page_mut(page)[slot];
+            *count = count.checked_sub(n).ok_or(WindowError::NotEarlier)?;
+        }
+        window.count -= earlier.count;
+        window.sum = window.sum.checked_sub(earlier.sum).ok_or(WindowError::NotEarlier)?;
+        let mut filled = window.filled();
+        let Some(first) = filled.next() else { return Ok(Self::default()) };
+        let last = filled.next_back().unwrap_or(first);
+        drop(filled);
+        if earlier.count > 0 {
+            if self.min >= earlier.min {
+                window.min = bounds(first.0, first.1).0.max(self.min);
+            }
+            if self.max <= earlier.max {
+                window.max = bounds(last.0, last.1).1.min(self.max);
+            }
+        }
+        Ok(window)
+    }
+
+    /// How many samples there are.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// The sum of all. Wraps after 584 years of recorded time.
+    /// The exact sum of all.
     #[must_use]
-    pub fn sum(&self) -> Duration {
-        Duration::from_nanos(self.sum)
+    pub fn sum(&self) -> u128 {
+        self.sum
     }
 
     /// The exact smallest.
     #[must_use]
-    pub fn min(&self) -> Option<Duration> {
-        (self.count > 0).then(|| Duration::from_nanos(self.min))
+    pub fn min(&self) -> Option<u64> {
+        (self.count > 0).then_some(self.min)
     }
 
     /// The exact largest.
     #[must_use]
-    pub fn max(&self) -> Option<Duration> {
-        (self.count > 0).then(|| Duration::from_nanos(self.max))
+    pub fn max(&self) -> Option<u64> {
+        (self.count > 0).then_some(self.max)
     }
 
     /// The arithmetic mean.
     #[must_use]
-    pub fn mean(&self) -> Option<Duration> {
+    pub fn mean(&self) -> Option<f64> {
         // While others record, the sum may hold samples that the count does not.
-        (self.count > 0).then(|| Duration::from_nanos((self.sum / self.count).clamp(self.min, self.max)))
+        (self.count > 0).then(|| (self.sum as f64 / self.count as f64).clamp(self.min as f64, self.max as f64))
+    }
+
+    /// The buckets that are not empty, from the smallest values to the largest: the values they stand for, and their counts.
+    pub fn buckets(&self) -> impl Iterator<Item = (RangeInclusive<u64>, u64)> {
+        self.filled().map(|(page, slot, n)| {
+            let (low, high) = bounds(page, slot);
+            (low..=high, n)
+        })
+    }
+
+    /// How many samples are at most `value`; those in its own bucket count if the middle of the bucket is.
+    #[must_use]
+    pub fn at_most(&self, value: u64) -> u64 {
+        if value >= self.max {
+            return self.count;
+        }
+        let below = self.filled().take_while(|(page, slot, _)| middle(*page, *slot) <= value);
+        below.map(|(_, _, n)| n).sum()
     }
 
     /// The median. See [`quantile`](Self::quantile).
     ///
     /// # Errors
     /// With fewer than 20 samples.
-    pub fn p50(&self) -> Result<Percentile, TooFewSamples> {
+    pub fn p50(&self) -> Result<Percentile<u64>, QuantileError> {
         self.quantile(0.5)
     }
 
@@ -175,7 +354,7 @@ impl HistogramSnapshot {
     ///
     /// # Errors
     /// With fewer than 1,000 samples.
-    pub fn p99(&self) -> Result<Percentile, TooFewSamples> {
+    pub fn p99(&self) -> Result<Percentile<u64>, QuantileError> {
         self.quantile(0.99)
     }
 
@@ -184,111 +363,183 @@ impl HistogramSnapshot {
     /// # Errors
     /// If fewer than ten samples lie beyond the quantile (1,000 samples are needed for p99): the number would be noise. Also
     /// if `q` is not between 0 and 1.
-    pub fn quantile(&self, q: f64) -> Result<Percentile, TooFewSamples> {
+    pub fn quantile(&self, q: f64) -> Result<Percentile<u64>, QuantileError> {
+        if !(0.0..=1.0).contains(&q) {
+            return Err(QuantileError::OutOfRange { q });
+        }
         let tail = q.min(1.0 - q);
+        if tail <= 0.0 {
+            return Err(QuantileError::Extreme { q });
+        }
         // Not `tail * n < 10`, whose rounding would refuse p99 at exactly 1,000.
-        let needed = if tail > 0.0 { (10.0 / tail).round() as u64 } else { u64::MAX };
-        if !(0.0..=1.0).contains(&q) || self.count < needed {
-            return Err(TooFewSamples { q, n: self.count, needed });
+        let needed = (10.0 / tail).round() as u64;
+        if self.count < needed {
+            return Err(QuantileError::TooFewSamples { q, n: self.count, needed });
         }
         let n = self.count as f64;
         let spread = 1.96 * (n * q * (1.0 - q)).sqrt();
-        let value = self.at_rank((n * q).ceil());
+        let [low, value, high] =
+            self.at_ranks([(n * q - spread).floor(), (n * q).ceil(), (n * q + spread).ceil()].map(|rank| rank as u64));
+        let within = |value: u64| value.clamp(self.min, self.max);
         Ok(Percentile {
-            value,
-            low: self.at_rank((n * q - spread).floor()).min(value),
-            high: self.at_rank((n * q + spread).ceil()).max(value),
+            value: within(middle(value.0, value.1)),
+            low: within(bounds(low.0, low.1).0),
+            high: within(bounds(high.0, high.1).1),
             n: self.count,
         })
     }
 
-    /// The upper end of the bucket that holds the sample of this rank (1 is the smallest), within the true extremes.
-    fn at_rank(&self, rank: f64) -> Duration {
-        let rank = rank.max(1.0) as u64;
-        let mut seen = 0;
-        for (index, n) in &self.buckets {
+    /// The buckets that hold the samples of these ranks, which ascend; 1 is the smallest sample.
+    fn at_ranks<const N: usize>(&self, ranks: [u64; N]) -> [(usize, usize); N] {
+        let mut found = [(0, 0); N];
+        let (mut next, mut seen) = (0, 0);
+        for (page, slot, n) in self.filled() {
             seen += n;
-            if seen >= rank {
-                return Duration::from_nanos(bounds(*index).1.clamp(self.min, self.max));
+            found[next..].fill((page, slot));
+            while next < N && seen >= ranks[next] {
+                next += 1;
+            }
+            if next == N {
+                break;
             }
         }
-        Duration::from_nanos(self.max)
+        found
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
+/// The value that stands for a bucket: at most 0.78 % away from any in it.
+fn middle(page: usize, slot: usize) -> u64 {
+    let (low, high) = bounds(page, slot);
+    low + (high - low) / 2
+}
 
-    #[test]
-    fn buckets_tile_the_whole_range() {
-        let mut next = 0u64;
-        for index in 0..PAGES * PAGE {
-            let (low, high) = bounds(index);
-            assert_eq!(low, next, "bucket {index} begins where the one before ends");
-            assert_eq!(super::index(low), index);
-            assert_eq!(super::index(high), index);
-            if high == u64::MAX {
-                assert_eq!(index, PAGES * PAGE - 1, "the last bucket ends the range");
-                return;
-            }
-            next = high + 1;
-        }
-        panic!("the range is not covered");
+impl PartialEq for HistogramSnapshot {
+    fn eq(&self, other: &Self) -> bool {
+        let totals = |of: &Self| (of.count, of.sum, of.min, of.max);
+        totals(self) == totals(other) && self.filled().eq(other.filled())
+    }
+}
+
+impl Eq for HistogramSnapshot {}
+
+impl fmt::Debug for HistogramSnapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { count, sum, min, max, .. } = self;
+        write!(f, "HistogramSnapshot {{ count: {count}, sum: {sum}, min: {min}, max: {max}, .. }}")
+    }
+}
+
+/// Count, sum, extremes, and `[low, high, count]` for each bucket that is not empty.
+#[cfg(feature = "serde")]
+impl serde::Serialize for HistogramSnapshot {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeStruct;
+        let mut fields = serializer.serialize_struct("HistogramSnapshot", 5)?;
+        fields.serialize_field("count", &self.count)?;
+        fields.serialize_field("sum", &self.sum)?;
+        fields.serialize_field("min", &self.min())?;
+        fields.serialize_field("max", &self.max())?;
+        let buckets: Vec<_> = self.buckets().map(|(range, n)| (*range.start(), *range.end(), n)).collect();
+        fields.serialize_field("buckets", &buckets)?;
+        fields.end()
+    }
+}
+
+/// A [`HistogramSnapshot`] of nanoseconds that speaks of durations.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(transparent))]
+pub struct DurationSnapshot {
+    nanos: HistogramSnapshot,
+}
+
+impl DurationSnapshot {
+    pub(crate) fn new(nanos: HistogramSnapshot) -> Self {
+        Self { nanos }
     }
 
-    #[test]
-    fn extremes_are_exact_and_do_not_panic() {
-        let histogram = Histogram::new();
-        for nanos in [0, 1, u64::MAX] {
-            histogram.record_n(Duration::from_nanos(nanos), 1);
-        }
-        histogram.record_n(Duration::MAX, 1);
-        let snapshot = histogram.snapshot();
-        assert_eq!(snapshot.count(), 4);
-        assert_eq!(snapshot.min(), Some(Duration::ZERO));
-        assert_eq!(snapshot.max(), Some(Duration::from_nanos(u64::MAX)));
+    pub(crate) fn nanos_mut(&mut self) -> &mut HistogramSnapshot {
+        &mut self.nanos
     }
 
-    #[test]
-    fn what_is_recorded_during_a_snapshot_does_not_move_the_mean_out_of_range() {
-        // Seen in the sum, not yet in its bucket: three samples of 1,000 ns.
-        let seen = HistogramSnapshot { buckets: vec![(10, 1)], count: 1, sum: 3010, min: 10, max: 1000 };
-        assert_eq!(seen.mean(), Some(Duration::from_nanos(1000)));
+    /// The same in whole nanoseconds, with its buckets.
+    #[must_use]
+    pub fn as_nanos(&self) -> &HistogramSnapshot {
+        &self.nanos
     }
 
-    #[test]
-    fn a_quantile_needs_ten_samples_beyond_it() {
-        let histogram = Histogram::new();
-        histogram.record_n(Duration::from_micros(5), 999);
-        let refused = histogram.snapshot().p99().unwrap_err();
-        assert_eq!((refused.n, refused.needed), (999, 1000));
-        histogram.record_n(Duration::from_micros(5), 1);
-        assert_eq!(histogram.snapshot().p99().unwrap().value, Duration::from_micros(5));
-        assert!(histogram.snapshot().quantile(f64::NAN).is_err());
-        assert!(histogram.snapshot().quantile(1.5).is_err());
+    /// Counts one more.
+    pub fn record(&mut self, duration: Duration) {
+        self.nanos.record(nanos(duration));
     }
 
-    proptest! {
-        #[test]
-        fn quantiles_are_within_the_stated_error(
-            mut values in proptest::collection::vec(1u64..4_000_000_000_000, 100..600),
-            q in 0.1f64..0.9,
-        ) {
-            let histogram = Histogram::new();
-            for value in &values {
-                histogram.record_n(Duration::from_nanos(*value), 1);
-            }
-            values.sort_unstable();
-            let snapshot = histogram.snapshot();
-            prop_assert_eq!(snapshot.sum(), Duration::from_nanos(values.iter().sum()));
-            let exact = values[((values.len() as f64 * q).ceil() as usize).max(1) - 1] as f64;
-            let got = snapshot.quantile(q).unwrap();
-            let error = (got.value.as_nanos() as f64 - exact).abs() / exact;
-            prop_assert!(error <= 0.008, "{} for {}", got.value.as_nanos(), exact);
-            prop_assert!(got.low <= got.value && got.value <= got.high);
-            prop_assert!(got.high <= snapshot.max().unwrap());
-        }
+    /// What was recorded between an earlier snapshot and this one; see [`HistogramSnapshot::since`].
+    ///
+    /// # Errors
+    /// If `earlier` holds samples that this one does not.
+    pub fn since(&self, earlier: &Self) -> Result<Self, WindowError> {
+        self.nanos.since(&earlier.nanos).map(Self::new)
     }
+
+    /// How many durations were recorded. Sampled paths record fewer than the counts of their station say.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.nanos.count
+    }
+
+    /// The exact sum of all.
+    #[must_use]
+    pub fn sum(&self) -> Duration {
+        long(self.nanos.sum)
+    }
+
+    /// The exact smallest.
+    #[must_use]
+    pub fn min(&self) -> Option<Duration> {
+        self.nanos.min().map(Duration::from_nanos)
+    }
+
+    /// The exact largest.
+    #[must_use]
+    pub fn max(&self) -> Option<Duration> {
+        self.nanos.max().map(Duration::from_nanos)
+    }
+
+    /// The arithmetic mean.
+    #[must_use]
+    pub fn mean(&self) -> Option<Duration> {
+        let nanos = &self.nanos;
+        let mean = nanos.sum.checked_div(u128::from(nanos.count))?;
+        // While others record, the sum may hold samples that the count does not.
+        Some(long(mean.clamp(u128::from(nanos.min), u128::from(nanos.max))))
+    }
+
+    /// The median. See [`HistogramSnapshot::quantile`].
+    ///
+    /// # Errors
+    /// With fewer than 20 samples.
+    pub fn p50(&self) -> Result<Percentile<Duration>, QuantileError> {
+        self.quantile(0.5)
+    }
+
+    /// The 99th percentile. See [`HistogramSnapshot::quantile`].
+    ///
+    /// # Errors
+    /// With fewer than 1,000 samples.
+    pub fn p99(&self) -> Result<Percentile<Duration>, QuantileError> {
+        self.quantile(0.99)
+    }
+
+    /// The duration at quantile `q`, with the 95 % confidence interval of its rank. See [`HistogramSnapshot::quantile`].
+    ///
+    /// # Errors
+    /// If fewer than ten samples lie beyond the quantile, or if `q` is not between 0 and 1.
+    pub fn quantile(&self, q: f64) -> Result<Percentile<Duration>, QuantileError> {
+        Ok(self.nanos.quantile(q)?.map(Duration::from_nanos))
+    }
+}
+
+/// A duration of more nanoseconds than 64 bits hold.
+pub(crate) fn long(nanos: u128) -> Duration {
+    let secs = u64::try_from(nanos / 1_000_000_000).unwrap_or(u64::MAX);
+    Duration::new(secs, (nanos % 1_000_000_000) as u32)
 }

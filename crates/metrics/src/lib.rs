@@ -15,7 +15,7 @@
 //! assert_eq!(seen.served, 100);
 //! println!("median {}", seen.service().p50()?);
 //! print!("{}", Registry::new().add(&fetch).table());
-//! # Ok::<(), fullbore_metrics::TooFewSamples>(())
+//! # Ok::<(), fullbore_metrics::QuantileError>(())
 //! ```
 //!
 //! # Guarantees
@@ -40,21 +40,57 @@
 //! # Features
 //! - `serde`: snapshots can be serialised.
 //! - `tracing`: passed on to `fullbore-core`.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+pub mod activity;
+mod alarm;
+mod buckets;
+mod cell;
+mod counter;
 mod error;
+#[cfg(feature = "metrics-facade")]
+mod facade;
+mod gauge;
+mod guard;
 mod histogram;
+mod measure;
+#[cfg(feature = "prometheus")]
+mod openmetrics;
+#[expect(unsafe_code, reason = "recording without a lock, into memory of the thread's own")]
+mod raw;
 mod registry;
 mod sample;
+mod shards;
 mod snapshot;
 mod station;
+mod sync;
+mod ticker;
+mod ticks;
+mod watch;
+mod window;
 
+#[cfg(feature = "metrics-facade")]
+#[doc(inline)]
+pub use crate::facade::Publisher;
+#[cfg(feature = "prometheus")]
+#[doc(inline)]
+pub use crate::openmetrics::{Format, OpenMetrics};
 #[doc(inline)]
 pub use crate::{
-    error::TooFewSamples,
-    histogram::{HistogramSnapshot, Percentile},
-    registry::{Registry, Table},
+    alarm::{Alarm, AlarmEdge, Alarms, AlarmsBuilder},
+    counter::Counter,
+    error::{InvalidObservation, QuantileError, WindowError},
+    gauge::Gauge,
+    guard::{Serving, Waiting},
+    histogram::{DurationSnapshot, Histogram, HistogramSnapshot, Percentile},
+    measure::{MeasureExt, Measured, ThroughputReport, measure},
+    registry::{
+        Description, Edge, Family, Graph, Instrument, MetricSnapshot, Reading, RegisterError, Registry,
+        RegistrySnapshot, Relation, Series, Table,
+    },
     sample::sampled,
     snapshot::{Counts, StationSnapshot},
-    station::{Departure, Outcome, Serving, Station, StationBuilder, StationId, StationKind, Waiting},
+    station::{Departure, Outcome, Station, StationBuilder, StationId, StationKind},
+    watch::Watch,
+    window::{Window, Windows},
 };

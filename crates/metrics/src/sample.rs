@@ -7,6 +7,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// take turns starve each other of samples).
 #[must_use]
 pub fn sampled() -> bool {
+    random() >> 58 == 0
+}
+
+/// How many go by until the next one is to be timed, so that it is one in 64 on average.
+pub(crate) fn gap() -> u32 {
+    // 0 to 126, evenly: a fixed gap could keep step with what it samples.
+    (((random() >> 32) * 127) >> 32) as u32
+}
+
+fn random() -> u64 {
     // No destructor and no initialisation: it can be used at any time of a thread's life.
     thread_local!(static STATE: Cell<u64> = const { Cell::new(0) });
     STATE.with(|state| {
@@ -19,7 +29,7 @@ pub fn sampled() -> bool {
         x ^= x >> 7;
         x ^= x << 17;
         state.set(x);
-        x >> 58 == 0
+        x
     })
 }
 

@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::histogram::HistogramSnapshot;
+use crate::histogram::DurationSnapshot;
 use crate::station::{StationId, StationKind};
 
 /// The counts of a station (C1). `begun` is needed to tell waiting from in service.
@@ -66,15 +67,17 @@ impl Counts {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct StationSnapshot {
     pub(crate) id: StationId,
-    pub(crate) name: String,
+    #[cfg_attr(feature = "serde", serde(serialize_with = "as_text"))]
+    pub(crate) name: Arc<str>,
     pub(crate) kind: StationKind,
     pub(crate) parallelism: u64,
     pub(crate) capacity: u64,
     pub(crate) age: Duration,
     pub(crate) counts: Counts,
     pub(crate) busy: Duration,
-    pub(crate) wait: HistogramSnapshot,
-    pub(crate) service: HistogramSnapshot,
+    pub(crate) wait: DurationSnapshot,
+    pub(crate) service: DurationSnapshot,
+    pub(crate) response: DurationSnapshot,
     pub(crate) feeds: Vec<StationId>,
     pub(crate) held_by: Vec<StationId>,
 }
@@ -86,7 +89,31 @@ impl Deref for StationSnapshot {
     }
 }
 
+#[cfg(feature = "serde")]
+fn as_text<S: serde::Serializer>(name: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(name)
+}
+
 impl StationSnapshot {
+    /// Of a station that nobody has used.
+    pub(crate) fn unused(id: StationId, name: &str, kind: StationKind, parallelism: u32, capacity: u64) -> Self {
+        Self {
+            id,
+            name: Arc::from(name),
+            kind,
+            parallelism: parallelism.into(),
+            capacity,
+            age: Duration::ZERO,
+            counts: Counts::default(),
+            busy: Duration::ZERO,
+            wait: DurationSnapshot::default(),
+            service: DurationSnapshot::default(),
+            response: DurationSnapshot::default(),
+            feeds: Vec::new(),
+            held_by: Vec::new(),
+        }
+    }
+
     /// The station's number.
     #[must_use]
     pub fn id(&self) -> StationId {
@@ -117,7 +144,7 @@ impl StationSnapshot {
         self.capacity
     }
 
-    /// Time since the station was made.
+    /// Time since the station was first used or shared.
     #[must_use]
     pub fn age(&self) -> Duration {
         self.age
@@ -125,14 +152,21 @@ impl StationSnapshot {
 
     /// Time in line.
     #[must_use]
-    pub fn wait(&self) -> &HistogramSnapshot {
+    pub fn wait(&self) -> &DurationSnapshot {
         &self.wait
     }
 
     /// Time in service.
     #[must_use]
-    pub fn service(&self) -> &HistogramSnapshot {
+    pub fn service(&self) -> &DurationSnapshot {
         &self.service
+    }
+
+    /// Time from arrival to the end of service, where items wait in a queue; empty elsewhere. Its difference to
+    /// [`service`](Self::service) is what waiting costs.
+    #[must_use]
+    pub fn response(&self) -> &DurationSnapshot {
+        &self.response
     }
 
     /// Summed time of all servers at work.

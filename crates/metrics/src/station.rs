@@ -1,12 +1,21 @@
 //! A station: work arrives, waits, is served, leaves.
 
-use std::fmt;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use std::{fmt, mem};
 
-use crate::histogram::Histogram;
+use parking_lot::Mutex;
+
+use crate::cell::{StationCell, Way};
+use crate::guard::{Held, Waiting};
+use crate::histogram::{DurationSnapshot, HistogramSnapshot, long, nanos};
+use crate::raw::{Handle, Mine};
+use crate::sample;
+use crate::shards::{Cells, Shards};
 use crate::snapshot::{Counts, StationSnapshot};
+use crate::ticks::Ticks;
 
 /// Tells stations apart within a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -92,97 +101,111 @@ pub enum Departure {
 /// assert_eq!(seen.served, 4);
 /// assert!(seen.service().p99().is_err(), "four samples make no p99");
 /// ```
-#[derive(Clone)]
 pub struct Station {
-    inner: Arc<Inner>,
+    handle: Handle<StationCell, Facts>,
+    /// What it was made with; in a clone, `Facts` has it.
+    plan: Plan,
 }
 
-struct Inner {
-    id: StationId,
-    name: String,
+/// What is said of a station when it is made. Small: an unused station is no more than this.
+struct Plan {
+    name: Cow<'static, str>,
+    capacity: u64,
+    parallelism: u32,
+    kind: StationKind,
+}
+
+/// What all handles of a station share beside the cells.
+struct Facts {
+    name: Arc<str>,
     kind: StationKind,
     parallelism: AtomicU64,
-    capacity: AtomicU64,
+    capacity: u64,
     born: Instant,
-    counts: Tally,
-    wait: Histogram,
-    service: Histogram,
-    busy_nanos: AtomicU64,
-    feeds: parking_lot::Mutex<Vec<StationId>>,
-    held_by: parking_lot::Mutex<Vec<StationId>>,
-}
-
-/// One number for each way in and out. Shared by all threads.
-#[derive(Default)]
-struct Tally {
-    refused: AtomicU64,
-    arrivals: AtomicU64,
-    begun: AtomicU64,
-    served: AtomicU64,
-    failed: AtomicU64,
-    dropped: AtomicU64,
-    merged: AtomicU64,
-    returned: AtomicU64,
-    retried: AtomicU64,
+    feeds: Mutex<Vec<StationId>>,
+    held_by: Mutex<Vec<StationId>>,
 }
 
 impl Station {
     /// A station of your own that serves one item at a time. See [`StationBuilder`] for more.
     #[must_use]
-    pub fn new(name: &str) -> Self {
+    pub fn new(name: impl Into<Cow<'static, str>>) -> Self {
         Self::builder(name).build()
     }
 
-    /// A station with more said about it.
+    /// The same, for a `static`.
+    ///
+    /// ```
+    /// use fullbore_metrics::Station;
+    ///
+    /// static PARSE: Station = Station::named("parse");
+    /// assert_eq!(PARSE.run(|| 6 * 7), 42);
+    /// ```
     #[must_use]
-    pub fn builder(name: &str) -> StationBuilder {
-        StationBuilder { name: name.to_owned(), kind: StationKind::Custom, parallelism: 1, capacity: 0 }
+    pub const fn named(name: &'static str) -> Self {
+        let plan = Plan { name: Cow::Borrowed(name), capacity: 0, parallelism: 1, kind: StationKind::Custom };
+        Self { handle: Handle::new(), plan }
+    }
+
+    /// A station with more said about it.
+    pub fn builder(name: impl Into<Cow<'static, str>>) -> StationBuilder {
+        StationBuilder { plan: Plan { name: name.into(), capacity: 0, parallelism: 1, kind: StationKind::Custom } }
+    }
+
+    fn shared(&self) -> &Arc<Shards<StationCell, Facts>> {
+        self.handle.shards(|| self.plan.facts())
+    }
+
+    /// The running thread's memory for this station.
+    #[inline]
+    fn mine(&self) -> Mine<'_, StationCell, Facts> {
+        self.handle.mine(|| self.plan.facts())
+    }
+
+    #[inline]
+    pub(crate) fn record(&self, write: impl Fn(&StationCell)) {
+        self.mine().write(write);
     }
 
     /// Its number in this process.
     #[must_use]
     pub fn id(&self) -> StationId {
-        self.inner.id
+        StationId(self.handle.id())
     }
 
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.inner.name
+        self.handle.get().map_or(&self.plan.name, |shared| &shared.meta.name)
     }
 
     /// Its kind.
     #[must_use]
     pub fn kind(&self) -> StationKind {
-        self.inner.kind
+        self.plan.kind
     }
 
     /// Says that what leaves here goes to `next`, whose back-pressure this station meets.
     pub fn feeds(&self, next: &Station) {
-        let mut feeds = self.inner.feeds.lock();
-        if !feeds.contains(&next.id()) {
-            feeds.push(next.id());
-        }
+        note(&self.shared().meta.feeds, next.id());
     }
 
     /// Takes [`feeds`](Self::feeds) back: `next` has gone.
     pub fn no_longer_feeds(&self, next: &Station) {
-        self.inner.feeds.lock().retain(|id| *id != next.id());
+        self.shared().meta.feeds.lock().retain(|id| *id != next.id());
     }
 
     /// Says that service here needs a permit or a connection of `holder`.
     pub fn held_by(&self, holder: &Station) {
-        let mut held_by = self.inner.held_by.lock();
-        if !held_by.contains(&holder.id()) {
-            held_by.push(holder.id());
-        }
+        note(&self.shared().meta.held_by, holder.id());
     }
 
     /// Runs `f` as the service of one item that did not wait, and times it. A panic counts as failed and goes on.
+    #[inline]
     pub fn run<R>(&self, f: impl FnOnce() -> R) -> R {
-        let serving = self.begin_at_once();
+        let entered = Entered::begin(self);
         let result = f();
-        serving.end(Outcome::Served);
+        entered.end(Outcome::Served);
         result
     }
 
@@ -190,242 +213,342 @@ impl Station {
     ///
     /// # Errors
     /// That of `f`.
+    #[inline]
     pub fn try_run<R, E>(&self, f: impl FnOnce() -> Result<R, E>) -> Result<R, E> {
-        let serving = self.begin_at_once();
+        let entered = Entered::begin(self);
         let result = f();
-        serving.end(if result.is_ok() { Outcome::Served } else { Outcome::Failed });
+        entered.end(if result.is_ok() { Outcome::Served } else { Outcome::Failed });
         result
     }
 
-    fn begin_at_once(&self) -> Serving {
-        self.arrived(1);
-        self.began(1);
-        self.waited(Duration::ZERO);
-        Serving { station: Some(self.clone()), since: Instant::now() }
+    /// Runs `f` as [`run`](Self::run) does, for what takes less time than to read a clock: every item is counted, when it is
+    /// through, and one in 64 is timed, chosen at random.
+    #[inline]
+    pub fn run_sampled<R>(&self, f: impl FnOnce() -> R) -> R {
+        let mine = self.mine();
+        let untimed = mine.get().is_some_and(StationCell::pass_untimed);
+        if !untimed {
+            if let Some(cell) = mine.get() {
+                cell.time_after(sample::gap());
+            }
+            return self.run_timed(f);
+        }
+        let passing = Passing(mine);
+        let result = f();
+        passing.0.write(|cell| cell.count(Way::Passed, 1));
+        mem::forget(passing);
+        result
     }
 
-    /// An item arrives and waits.
+    /// The one in 64, and whatever a thread does after it has given back its memory.
+    #[cold]
+    fn run_timed<R>(&self, f: impl FnOnce() -> R) -> R {
+        self.run(f)
+    }
+
+    /// An item arrives and waits. To hand it to a thread that may outlive the borrow, use
+    /// [`arrive_owned`](Self::arrive_owned).
     #[must_use = "dropping it counts the item as returned"]
-    pub fn arrive(&self) -> Waiting {
-        self.arrived(1);
-        Waiting { station: Some(self.clone()), since: Instant::now() }
+    pub fn arrive(&self) -> Waiting<'_> {
+        Waiting::new(Held::Borrowed(self))
+    }
+
+    /// An item arrives and waits, with a handle of its own: costs two additions on memory that all handles share.
+    #[must_use = "dropping it counts the item as returned"]
+    pub fn arrive_owned(&self) -> Waiting<'static> {
+        Waiting::new(Held::Owned(self.clone()))
     }
 
     // The plain counts, for primitives that keep their own items: a call for each step, any number of items.
 
     /// `n` items were refused at the door.
     pub fn refused(&self, n: usize) {
-        add(&self.inner.counts.refused, n);
+        self.count(Way::Refused, n);
     }
 
     /// `n` items came in.
     pub fn arrived(&self, n: usize) {
-        add(&self.inner.counts.arrivals, n);
+        self.count(Way::Arrived, n);
     }
 
     /// The service of `n` waiting items began.
     pub fn began(&self, n: usize) {
-        add(&self.inner.counts.begun, n);
+        self.count(Way::Begun, n);
+    }
+
+    /// `n` items came in, were served at once and left: three counts in one, without a time.
+    pub fn passed(&self, n: usize) {
+        self.count(Way::Passed, n);
     }
 
     /// The service of `n` items ended.
     pub fn ended(&self, outcome: Outcome, n: usize) {
-        let counts = &self.inner.counts;
-        let count = if outcome == Outcome::Served { &counts.served } else { &counts.failed };
-        // ORDERING: Release pairs with the Acquire in `snapshot`: who sees this end sees its begin and its arrival.
-        count.fetch_add(n as u64, Ordering::Release);
+        self.count(outcome.into(), n);
     }
 
     /// `n` items in service went back to waiting, to be tried again.
     pub fn retried(&self, n: usize) {
-        add(&self.inner.counts.retried, n);
+        self.count(Way::Retried, n);
     }
 
     /// `n` waiting items left without service.
     pub fn departed(&self, departure: Departure, n: usize) {
-        let counts = &self.inner.counts;
-        let count = match departure {
-            Departure::Dropped => &counts.dropped,
-            Departure::Merged => &counts.merged,
-            Departure::Returned => &counts.returned,
+        let way = match departure {
+            Departure::Dropped => Way::Dropped,
+            Departure::Merged => Way::Merged,
+            Departure::Returned => Way::Returned,
         };
-        // ORDERING: as in `ended`.
-        count.fetch_add(n as u64, Ordering::Release);
+        self.count(way, n);
+    }
+
+    #[inline]
+    fn count(&self, way: Way, n: usize) {
+        self.record(|cell| cell.count(way, n as u64));
+    }
+
+    /// One item came in, was served at once and left, after the fact.
+    pub(crate) fn ended_at_once(&self, outcome: Outcome, took: Option<u64>) {
+        self.record(|cell| {
+            cell.count(Way::Entered, 1);
+            if let Some(nanos) = took {
+                cell.service.record(nanos);
+            }
+            cell.count(outcome.into(), 1);
+        });
     }
 
     /// One item waited this long.
     pub fn waited(&self, wait: Duration) {
-        self.inner.wait.record_n(wait, 1);
+        self.record(|cell| cell.wait.record(nanos(wait)));
     }
 
     /// One service took this long.
     pub fn took(&self, service: Duration) {
-        self.inner.service.record_n(service, 1);
-        self.busy(service);
+        self.record(|cell| cell.service.record(nanos(service)));
     }
 
-    /// One of the station's servers was busy this long. `took` includes it.
+    /// One item was through this long after it had come in: its wait, its service and what was between. For queues.
+    pub fn responded(&self, response: Duration) {
+        self.record(|cell| cell.respond(nanos(response)));
+    }
+
+    /// One of the station's servers was busy this long beside what [`took`](Self::took) says, which counts as busy by itself.
     pub fn busy(&self, busy: Duration) {
-        let nanos = u64::try_from(busy.as_nanos()).unwrap_or(u64::MAX);
-        self.inner.busy_nanos.fetch_add(nanos, Ordering::Relaxed);
+        self.record(|cell| cell.busy.add(nanos(busy)));
     }
 
     /// Changes how many items can be served at once.
     pub fn set_parallelism(&self, parallelism: usize) {
-        self.inner.parallelism.store(parallelism as u64, Ordering::Relaxed);
+        self.shared().meta.parallelism.store(parallelism as u64, Ordering::Relaxed);
     }
 
-    /// All numbers at this moment. Waits for nobody.
+    /// The counts at this moment, without the times: cheaper than a [`snapshot`](Self::snapshot) where there are many threads.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.handle.get().map_or_else(Counts::default, |shared| shared.read(|cells| count(cells).0))
+    }
+
+    /// All numbers at this moment. Waits for nobody who records.
     ///
     /// Times are read first, then ends, begins and arrivals, so that no count exceeds its cause even while others record.
     #[must_use]
     pub fn snapshot(&self) -> StationSnapshot {
-        let inner = &*self.inner;
-        let counts = &inner.counts;
-        // ORDERING: Acquire pairs with the Release of `ended`, `departed` and `began`; the order of the reads matters.
-        let load = |count: &AtomicU64| count.load(Ordering::Acquire);
-        let busy = Duration::from_nanos(inner.busy_nanos.load(Ordering::Relaxed));
-        let (wait, service) = (inner.wait.snapshot(), inner.service.snapshot());
-        let (served, failed) = (load(&counts.served), load(&counts.failed));
-        let (dropped, merged, returned) = (load(&counts.dropped), load(&counts.merged), load(&counts.returned));
-        let retried = load(&counts.retried);
-        let begun = load(&counts.begun);
-        let arrivals = load(&counts.arrivals);
-        let refused = load(&counts.refused);
+        let Some(shared) = self.handle.get() else {
+            return StationSnapshot::unused(
+                self.id(),
+                &self.plan.name,
+                self.plan.kind,
+                self.plan.parallelism,
+                self.plan.capacity,
+            );
+        };
+        let facts = &shared.meta;
+        let seen = shared.read(Seen::read);
         StationSnapshot {
-            id: inner.id,
-            name: inner.name.clone(),
-            kind: inner.kind,
-            parallelism: inner.parallelism.load(Ordering::Relaxed),
-            capacity: inner.capacity.load(Ordering::Relaxed),
-            age: inner.born.elapsed(),
-            counts: Counts { refused, arrivals, begun, served, failed, dropped, merged, returned, retried },
-            busy,
-            wait,
-            service,
-            feeds: inner.feeds.lock().clone(),
-            held_by: inner.held_by.lock().clone(),
+            id: self.id(),
+            name: Arc::clone(&facts.name),
+            kind: facts.kind,
+            parallelism: facts.parallelism.load(Ordering::Relaxed),
+            capacity: facts.capacity,
+            age: facts.born.elapsed(),
+            counts: seen.counts,
+            busy: long(seen.busy),
+            wait: DurationSnapshot::new(seen.wait),
+            service: DurationSnapshot::new(seen.service),
+            response: DurationSnapshot::new(seen.response),
+            feeds: facts.feeds.lock().clone(),
+            held_by: facts.held_by.lock().clone(),
         }
     }
 }
 
-fn add(count: &AtomicU64, n: usize) {
-    // ORDERING: Release pairs with the Acquire in `snapshot`, as in `ended`.
-    count.fetch_add(n as u64, Ordering::Release);
+/// What the cells of a station hold together.
+struct Seen {
+    counts: Counts,
+    busy: u128,
+    wait: HistogramSnapshot,
+    service: HistogramSnapshot,
+    response: HistogramSnapshot,
+}
+
+impl Seen {
+    /// Times before counts, as in an item's way they come after its begin.
+    fn read(cells: &Cells<StationCell>) -> Self {
+        let response = HistogramSnapshot::of(|| cells.iter().filter_map(StationCell::response));
+        let service = HistogramSnapshot::of(|| cells.iter().map(|cell| &cell.service));
+        let mut wait = HistogramSnapshot::of(|| cells.iter().map(|cell| &cell.wait));
+        let busy = service.sum() + cells.iter().map(|cell| cell.busy.get()).sum::<u128>();
+        let (counts, entered) = count(cells);
+        wait.record_n(0, entered);
+        Self { counts, busy, wait, service, response }
+    }
+}
+
+/// The counts of all cells together, and how many items entered without a wait. Ends are read before begins and begins before
+/// arrivals, so that whoever sees an end also sees its begin and its arrival.
+fn count(cells: &Cells<StationCell>) -> (Counts, u64) {
+    let sum = |way| cells.iter().fold(0u64, |sum, cell| sum.saturating_add(cell.counted(way)));
+    let passed = sum(Way::Passed);
+    let served = sum(Way::Served).saturating_add(passed);
+    let failed = sum(Way::Failed);
+    let (dropped, merged, returned) = (sum(Way::Dropped), sum(Way::Merged), sum(Way::Returned));
+    let retried = sum(Way::Retried);
+    let entered = sum(Way::Entered);
+    let at_once = entered.saturating_add(passed);
+    let begun = sum(Way::Begun).saturating_add(at_once);
+    let arrivals = sum(Way::Arrived).saturating_add(at_once);
+    let refused = sum(Way::Refused);
+    (Counts { refused, arrivals, begun, served, failed, dropped, merged, returned, retried }, entered)
+}
+
+fn note(ids: &Mutex<Vec<StationId>>, id: StationId) {
+    let mut ids = ids.lock();
+    if !ids.contains(&id) {
+        ids.push(id);
+    }
+}
+
+impl From<Outcome> for Way {
+    #[inline]
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Served => Way::Served,
+            Outcome::Failed => Way::Failed,
+        }
+    }
+}
+
+impl Plan {
+    fn facts(&self) -> Facts {
+        Facts {
+            name: Arc::from(&*self.name),
+            kind: self.kind,
+            parallelism: AtomicU64::new(self.parallelism.into()),
+            capacity: self.capacity,
+            born: Instant::now(),
+            feeds: Mutex::new(Vec::new()),
+            held_by: Mutex::new(Vec::new()),
+        }
+    }
+}
+
+/// An item whose service began as it came in, on this thread. Dropped without [`end`](Self::end), by a panic, it has failed.
+struct Entered<'a> {
+    mine: Mine<'a, StationCell, Facts>,
+    since: Ticks,
+}
+
+impl<'a> Entered<'a> {
+    #[inline]
+    fn begin(station: &'a Station) -> Self {
+        let mine = station.mine();
+        mine.write(|cell| cell.count(Way::Entered, 1));
+        Self { mine, since: Ticks::now() }
+    }
+
+    #[inline]
+    fn end(self, outcome: Outcome) {
+        self.finish(outcome);
+        mem::forget(self);
+    }
+
+    #[inline]
+    fn finish(&self, outcome: Outcome) {
+        let took = self.since.elapsed_nanos();
+        self.mine.write(|cell| {
+            cell.service.record(took);
+            cell.count(outcome.into(), 1);
+        });
+    }
+}
+
+impl Drop for Entered<'_> {
+    #[cold]
+    fn drop(&mut self) {
+        self.finish(Outcome::Failed);
+    }
+}
+
+/// An item that is counted when it is through. Dropped before, by a panic, it has failed.
+struct Passing<'a>(Mine<'a, StationCell, Facts>);
+
+impl Drop for Passing<'_> {
+    #[cold]
+    fn drop(&mut self) {
+        self.0.write(|cell| {
+            cell.count(Way::Entered, 1);
+            cell.count(Way::Failed, 1);
+        });
+    }
+}
+
+impl Clone for Station {
+    fn clone(&self) -> Self {
+        let plan = Plan { name: Cow::Borrowed(""), ..self.plan };
+        Self { handle: self.handle.share(|| self.plan.facts()), plan }
+    }
 }
 
 impl fmt::Debug for Station {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Station").field("id", &self.inner.id).field("name", &self.inner.name).finish_non_exhaustive()
+        f.debug_struct("Station").field("id", &self.id()).field("name", &self.name()).finish_non_exhaustive()
     }
 }
 
 /// Describes a [`Station`].
-#[derive(Clone, Debug)]
+#[must_use = "it makes a station with `build`"]
 pub struct StationBuilder {
-    name: String,
-    kind: StationKind,
-    parallelism: usize,
-    capacity: usize,
+    plan: Plan,
 }
 
 impl StationBuilder {
     /// What sort of primitive it belongs to. Default: [`StationKind::Custom`].
-    #[must_use]
     pub fn kind(mut self, kind: StationKind) -> Self {
-        self.kind = kind;
+        self.plan.kind = kind;
         self
     }
 
     /// How many items can be served at once: threads, permits, connections. Utilisation is busy time over this. Default: 1.
-    #[must_use]
     pub fn parallelism(mut self, parallelism: usize) -> Self {
-        self.parallelism = parallelism;
+        self.plan.parallelism = u32::try_from(parallelism).unwrap_or(u32::MAX);
         self
     }
 
     /// How many items can wait. Default: 0, which means that nothing is buffered here.
-    #[must_use]
     pub fn capacity(mut self, capacity: usize) -> Self {
-        self.capacity = capacity;
+        self.plan.capacity = capacity as u64;
         self
     }
 
     /// The station.
     #[must_use]
     pub fn build(self) -> Station {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        Station {
-            inner: Arc::new(Inner {
-                id: StationId(NEXT.fetch_add(1, Ordering::Relaxed)),
-                name: self.name,
-                kind: self.kind,
-                parallelism: AtomicU64::new(self.parallelism as u64),
-                capacity: AtomicU64::new(self.capacity as u64),
-                born: Instant::now(),
-                counts: Tally::default(),
-                wait: Histogram::new(),
-                service: Histogram::new(),
-                busy_nanos: AtomicU64::new(0),
-                feeds: parking_lot::Mutex::new(Vec::new()),
-                held_by: parking_lot::Mutex::new(Vec::new()),
-            }),
-        }
+        Station { handle: Handle::new(), plan: self.plan }
     }
 }
 
-/// An item that has arrived and waits. Dropped without [`begin`](Self::begin) it counts as returned.
-#[derive(Debug)]
-pub struct Waiting {
-    station: Option<Station>,
-    since: Instant,
-}
-
-impl Waiting {
-    /// Service begins: the wait is recorded.
-    #[must_use = "dropping it counts the item as failed"]
-    pub fn begin(mut self) -> Serving {
-        let now = Instant::now();
-        let station = self.station.take();
-        if let Some(station) = &station {
-            station.began(1);
-            station.waited(now - self.since);
-        }
-        Serving { station, since: now }
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        if let Some(station) = self.station.take() {
-            station.departed(Departure::Returned, 1);
-        }
-    }
-}
-
-/// An item in service. Dropped without [`end`](Self::end), by a panic for example, it counts as failed.
-#[derive(Debug)]
-pub struct Serving {
-    station: Option<Station>,
-    since: Instant,
-}
-
-impl Serving {
-    /// Service ends: its time is recorded.
-    pub fn end(mut self, outcome: Outcome) {
-        self.finish(outcome);
-    }
-
-    fn finish(&mut self, outcome: Outcome) {
-        if let Some(station) = self.station.take() {
-            station.took(self.since.elapsed());
-            station.ended(outcome, 1);
-        }
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        self.finish(Outcome::Failed);
+impl fmt::Debug for StationBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StationBuilder").field("name", &self.plan.name).finish_non_exhaustive()
     }
 }

@@ -73,7 +73,8 @@ fn grant_next<K: Key, C>(shelf: &mut LockedShelf<'_, K, C>) {
 
 impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
     pub(crate) fn new(config: Config, clock: Clock, manager: M) -> Self {
-        let station = Station::builder(&config.name).kind(StationKind::Pool).parallelism(config.max_size).build();
+        let station =
+            Station::builder(config.name.clone()).kind(StationKind::Pool).parallelism(config.max_size).build();
         let events = Events::new("pool", &config.name);
         let shelf = Shelf::new(config.max_size, config.max_per_key);
         Self { monitor: Monitor::new(shelf, clock), manager, config, station, events }

@@ -39,7 +39,7 @@ impl<J: Send + 'static> Shared<J> {
     /// Without workers as yet.
     pub(crate) fn new(builder: QueueBuilder<J>) -> Self {
         let QueueBuilder { config, clock, limit, dead_letter } = builder;
-        let station = Station::builder(&config.name)
+        let station = Station::builder(config.name.clone())
             .kind(StationKind::Queue)
             .parallelism(config.workers)
             .capacity(config.capacity)

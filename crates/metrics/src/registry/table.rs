@@ -1,69 +1,18 @@
-//! Stations by name, and the table that a person reads.
+//! The table that a person reads.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
+use super::{MetricSnapshot, Reading, RegistrySnapshot};
+use crate::histogram::DurationSnapshot;
 use crate::snapshot::StationSnapshot;
-use crate::station::{Station, StationId};
-
-/// A list of stations. A cheap handle; clones share the list.
-///
-/// ```
-/// use fullbore_metrics::{Registry, Station};
-///
-/// let (parse, store) = (Station::new("parse"), Station::new("store"));
-/// parse.feeds(&store);
-/// let registry = Registry::new();
-/// registry.add(&parse).add(&store);
-/// parse.run(|| store.run(|| ()));
-/// println!("{}", registry.table());
-/// ```
-#[derive(Clone, Default)]
-pub struct Registry {
-    stations: Arc<parking_lot::Mutex<Vec<Station>>>,
-}
-
-impl Registry {
-    /// An empty one.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Adds a station, once; later calls with the same one change nothing.
-    pub fn add(&self, station: &Station) -> &Self {
-        let mut stations = self.stations.lock();
-        if !stations.iter().any(|known| known.id() == station.id()) {
-            stations.push(station.clone());
-        }
-        self
-    }
-
-    /// A snapshot of each, in the order they were added.
-    #[must_use]
-    pub fn snapshot(&self) -> Vec<StationSnapshot> {
-        let stations = self.stations.lock().clone();
-        stations.iter().map(Station::snapshot).collect()
-    }
-
-    /// A table of the present numbers, to be printed.
-    #[must_use]
-    pub fn table(&self) -> Table {
-        Table { rows: self.snapshot() }
-    }
-}
-
-impl fmt::Debug for Registry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Registry").field("stations", &self.stations.lock().len()).finish()
-    }
-}
+use crate::station::StationId;
 
 /// Snapshots as a table of text.
 #[derive(Clone, Debug)]
 pub struct Table {
     rows: Vec<StationSnapshot>,
+    metrics: Vec<MetricSnapshot>,
 }
 
 impl fmt::Display for Table {
@@ -100,15 +49,37 @@ impl fmt::Display for Table {
             }
             writeln!(f)?;
         }
-        Ok(())
+        self.metrics.iter().try_for_each(|metric| lines(f, metric))
     }
 }
 
+/// A metric, with a line for each series.
+fn lines(f: &mut fmt::Formatter<'_>, metric: &MetricSnapshot) -> fmt::Result {
+    for series in &metric.series {
+        let labels: Vec<String> =
+            series.labels.iter().map(|(name, value)| format!("{name}={:?}", one_line(value))).collect();
+        write!(f, "{}{{{}}}  ", metric.name, labels.join(", "))?;
+        match &series.reading {
+            Reading::Counter(n) => writeln!(f, "{n}")?,
+            Reading::Gauge { value, max } => writeln!(f, "{value} (max {max})")?,
+            Reading::Histogram(samples) => {
+                let p50 = samples.p50().map_or_else(|_| "-".to_owned(), |p50| p50.value.to_string());
+                writeln!(f, "n={} p50={p50} max={}", samples.count(), samples.max().unwrap_or(0))?;
+            }
+        }
+    }
+    Ok(())
+}
+
 impl Table {
+    pub(super) fn new(snapshot: RegistrySnapshot) -> Self {
+        Self { rows: snapshot.stations, metrics: snapshot.metrics }
+    }
+
     fn cells(&self, row: &StationSnapshot) -> [String; 11] {
-        let median = |histogram: &crate::HistogramSnapshot| match histogram.p50() {
+        let median = |times: &DurationSnapshot| match times.p50() {
             Ok(percentile) => short(percentile.value),
-            Err(few) => format!("n={}", few.n),
+            Err(_) => format!("n={}", times.count()),
         };
         let edges = row.feeds().iter().map(|id| self.name_of(*id));
         let held = row.held_by().iter().map(|id| format!("held by {}", self.name_of(*id)));
