@@ -43,8 +43,8 @@ impl Cell for CounterCell {
 /// A sum of 127 bits in two words that a reader cannot catch half written.
 ///
 /// `low` is the sum modulo 2^64; `halves` counts how often the sum has gone over a multiple of 2^63, so it must be odd when the
-/// top bit of `low` is set. It is written after `low` and read before it: a reader who finds them not to match knows that
-/// `halves` is one behind.
+/// top bit of `low` is set. It is written after `low`. A reader who finds it the same before and after reading `low`, and not
+/// to match, knows that it is one behind.
 #[derive(Default)]
 pub(crate) struct Sum {
     low: AtomicU64,
@@ -63,7 +63,8 @@ impl Sum {
         if ((old ^ new) | value) & TOP != 0 {
             self.add_much(value);
         } else {
-            self.low.store(new, Ordering::Relaxed);
+            // ORDERING: Release pairs with the Acquire in `get`: who sees it sees every `halves` before it.
+            self.low.store(new, Ordering::Release);
         }
     }
 
@@ -73,7 +74,8 @@ impl Sum {
         for step in [value & !TOP, value & TOP] {
             let old = self.low.load(Ordering::Relaxed);
             let new = old.wrapping_add(step);
-            self.low.store(new, Ordering::Relaxed);
+            // ORDERING: Release, as in `add`.
+            self.low.store(new, Ordering::Release);
             if (old ^ new) & TOP != 0 {
                 // ORDERING: Release pairs with the Acquire in `get`: who sees it sees `low` as well.
                 self.halves.store(self.halves.load(Ordering::Relaxed) + 1, Ordering::Release);
@@ -82,11 +84,17 @@ impl Sum {
     }
 
     pub(crate) fn get(&self) -> u128 {
-        // ORDERING: Acquire pairs with the Release in `add_much`; `low` is read after it.
-        let halves = self.halves.load(Ordering::Acquire);
-        let low = self.low.load(Ordering::Relaxed);
-        let behind = (halves & 1) ^ (low >> 63);
-        (u128::from(halves + behind) << 63) + u128::from(low & !TOP)
+        loop {
+            // ORDERING: Acquire pairs with the Release in `add_much`; `low` is read after it.
+            let halves = self.halves.load(Ordering::Acquire);
+            // ORDERING: Acquire pairs with the Release in `add`; `halves` is read again after it.
+            let low = self.low.load(Ordering::Acquire);
+            // Else it has gone over a multiple meanwhile, perhaps twice: it has to add 2^63 for each time that this is repeated.
+            if self.halves.load(Ordering::Relaxed) == halves {
+                let behind = (halves & 1) ^ (low >> 63);
+                return (u128::from(halves + behind) << 63) + u128::from(low & !TOP);
+            }
+        }
     }
 
     fn absorb(&self, ended: &Self) {
@@ -154,12 +162,18 @@ impl Page {
 
     #[inline]
     fn get(&self, slot: usize) -> u64 {
-        // ORDERING: Acquire pairs with the Release in `seldom`; `low` is read after it.
-        let halves = self.halves.get().map_or(0, |halves| halves[slot].load(Ordering::Acquire));
-        // ORDERING: Acquire pairs with the Release in `add`.
-        let low = self.low[slot].load(Ordering::Acquire);
-        let behind = (halves & 1) ^ u64::from(low >> 31);
-        ((halves + behind) << 31) + u64::from(low & !TOP32)
+        // ORDERING: Acquire pairs with the Release in `seldom`.
+        let halves = || self.halves.get().map_or(0, |halves| halves[slot].load(Ordering::Acquire));
+        loop {
+            let before = halves();
+            // ORDERING: Acquire pairs with the Release in `add`; `halves` is read before it and after it.
+            let low = self.low[slot].load(Ordering::Acquire);
+            // As in `Sum::get`.
+            if halves() == before {
+                let behind = (before & 1) ^ u64::from(low >> 31);
+                return ((before + behind) << 31) + u64::from(low & !TOP32);
+            }
+        }
     }
 
     /// Calls `each` with the place and the count of every bucket that is not empty.
@@ -177,13 +191,17 @@ impl Page {
     /// Adds many at once, when nobody reads.
     fn absorb(&self, ended: &Self) {
         ended.for_each(|slot, n| {
-            let n = self.get(slot) + n;
             self.touched.store(self.touched.load(Ordering::Relaxed) | 1 << slot, Ordering::Relaxed);
-            if n >> 31 != 0 {
-                self.halves()[slot].store(n >> 31, Ordering::Relaxed);
-            }
-            self.low[slot].store(n as u32, Ordering::Relaxed);
+            self.set(slot, self.get(slot) + n);
         });
+    }
+
+    /// The count of a bucket that has been touched, when nobody reads.
+    fn set(&self, slot: usize, n: u64) {
+        if n >> 31 != 0 {
+            self.halves()[slot].store(n >> 31, Ordering::Relaxed);
+        }
+        self.low[slot].store(n as u32, Ordering::Relaxed);
     }
 }
 
@@ -252,6 +270,17 @@ impl HistogramCell {
         }
     }
 
+    /// As if `value` had been recorded `n` times, when nobody reads.
+    #[cfg(any(test, fullbore_loom))]
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the models, which compile this file by themselves"))]
+    pub(crate) fn begin_with(&self, value: u64, n: u64) {
+        self.record(value);
+        let (page, slot) = place(value);
+        if let Some(page) = self.pages[page].get() {
+            page.set(slot, n);
+        }
+    }
+
     /// The sum, minimum and maximum of at least what a bucket showed before; they may be ahead of the buckets.
     pub(crate) fn sum_min_max(&self) -> (u128, u64, u64) {
         // ORDERING: Relaxed: the buckets were read with Acquire.
@@ -292,7 +321,31 @@ pub(crate) enum Way {
 }
 
 impl Way {
-    const COUNT: usize = Way::Retried as usize + 1;
+    pub(crate) const COUNT: usize = Way::Retried as usize + 1;
+
+    /// Ends before begins before arrivals: whoever reads in this order and sees an end also sees its begin and its arrival.
+    const BACKWARDS: [Way; Self::COUNT] = [
+        Way::Passed,
+        Way::Served,
+        Way::Failed,
+        Way::Dropped,
+        Way::Merged,
+        Way::Returned,
+        Way::Retried,
+        Way::Entered,
+        Way::Begun,
+        Way::Arrived,
+        Way::Refused,
+    ];
+}
+
+/// How often each way was gone, by the number of the way; no count exceeds its cause, whatever is recorded meanwhile.
+pub(crate) fn read_ways<'a, I: Iterator<Item = &'a StationCell>>(cells: impl Fn() -> I) -> [u64; Way::COUNT] {
+    let mut counts = [0; Way::COUNT];
+    for way in Way::BACKWARDS {
+        counts[way as usize] = cells().fold(0, |sum: u64, cell| sum.saturating_add(cell.counted(way)));
+    }
+    counts
 }
 
 /// The cell of a `Station`.
@@ -357,5 +410,61 @@ impl Cell for StationCell {
         if let Some(response) = ended.response() {
             self.response.get_or_set(Box::default).absorb(response);
         }
+    }
+}
+
+#[cfg(all(test, not(fullbore_loom)))]
+mod tests {
+    use super::*;
+
+    fn count(cell: &HistogramCell) -> u64 {
+        let mut sum = 0;
+        (0..PAGES).for_each(|page| cell.for_each_in(page, |_, n| sum += n));
+        sum
+    }
+
+    #[test]
+    fn a_bucket_counts_over_every_multiple_of_its_word() {
+        for multiple in 1..6u64 {
+            for before in 0..3 {
+                let cell = HistogramCell::default();
+                let begin = (multiple << 31) - before;
+                cell.begin_with(1000, begin);
+                for n in 0..6 {
+                    assert_eq!(count(&cell), begin + n, "{n} after {begin}");
+                    cell.record(1000);
+                }
+                let other = HistogramCell::default();
+                other.absorb(&cell);
+                other.absorb(&cell);
+                assert_eq!(count(&other), 2 * (begin + 6));
+            }
+        }
+    }
+
+    #[test]
+    fn a_sum_goes_on_beyond_its_word() {
+        let (sum, mut truth) = (Sum::default(), 0u128);
+        let values = [1, TOP - 1, TOP, TOP + 1, u64::MAX, 0, u64::MAX, u64::MAX - 1, TOP, TOP];
+        for value in values.iter().cycle().take(100) {
+            sum.add(*value);
+            truth += u128::from(*value);
+            assert_eq!(sum.get(), truth);
+        }
+        let other = Sum::default();
+        other.add(7);
+        other.absorb(&sum);
+        assert_eq!(other.get(), truth + 7);
+    }
+
+    #[test]
+    fn every_way_is_read() {
+        let cell = StationCell::default();
+        for (n, way) in (1..).zip(Way::BACKWARDS) {
+            cell.count(way, n);
+        }
+        let mut read = read_ways(|| std::iter::once(&cell));
+        read.sort_unstable();
+        assert!(read.into_iter().eq(1..=Way::COUNT as u64));
     }
 }

@@ -8,7 +8,7 @@ use std::{fmt, mem};
 
 use parking_lot::Mutex;
 
-use crate::cell::{StationCell, Way};
+use crate::cell::{StationCell, Way, read_ways};
 use crate::guard::{Held, Waiting};
 use crate::histogram::{DurationSnapshot, HistogramSnapshot, long, nanos};
 use crate::raw::{Handle, Mine};
@@ -404,21 +404,23 @@ impl Seen {
     }
 }
 
-/// The counts of all cells together, and how many items entered without a wait. Ends are read before begins and begins before
-/// arrivals, so that whoever sees an end also sees its begin and its arrival.
+/// The counts of all cells together, and how many items entered without a wait.
 fn count(cells: &Cells<StationCell>) -> (Counts, u64) {
-    let sum = |way| cells.iter().fold(0u64, |sum, cell| sum.saturating_add(cell.counted(way)));
-    let passed = sum(Way::Passed);
-    let served = sum(Way::Served).saturating_add(passed);
-    let failed = sum(Way::Failed);
-    let (dropped, merged, returned) = (sum(Way::Dropped), sum(Way::Merged), sum(Way::Returned));
-    let retried = sum(Way::Retried);
-    let entered = sum(Way::Entered);
-    let at_once = entered.saturating_add(passed);
-    let begun = sum(Way::Begun).saturating_add(at_once);
-    let arrivals = sum(Way::Arrived).saturating_add(at_once);
-    let refused = sum(Way::Refused);
-    (Counts { refused, arrivals, begun, served, failed, dropped, merged, returned, retried }, entered)
+    let ways = read_ways(|| cells.iter());
+    let count = |way: Way| ways[way as usize];
+    let at_once = count(Way::Entered).saturating_add(count(Way::Passed));
+    let counts = Counts {
+        refused: count(Way::Refused),
+        arrivals: count(Way::Arrived).saturating_add(at_once),
+        begun: count(Way::Begun).saturating_add(at_once),
+        served: count(Way::Served).saturating_add(count(Way::Passed)),
+        failed: count(Way::Failed),
+        dropped: count(Way::Dropped),
+        merged: count(Way::Merged),
+        returned: count(Way::Returned),
+        retried: count(Way::Retried),
+    };
+    (counts, count(Way::Entered))
 }
 
 fn note(ids: &Mutex<Vec<StationId>>, id: StationId) {
