@@ -198,8 +198,10 @@ impl Page {
 
     /// The count of a bucket that has been touched, when nobody reads.
     fn set(&self, slot: usize, n: u64) {
-        if n >> 31 != 0 {
-            self.halves()[slot].store(n >> 31, Ordering::Relaxed);
+        // One behind at a multiple, as the next `add` expects it.
+        let halves = n.saturating_sub(1) >> 31;
+        if halves != 0 {
+            self.halves()[slot].store(halves, Ordering::Relaxed);
         }
         self.low[slot].store(n as u32, Ordering::Relaxed);
     }
@@ -438,6 +440,8 @@ mod tests {
                 other.absorb(&cell);
                 other.absorb(&cell);
                 assert_eq!(count(&other), 2 * (begin + 6));
+                other.record(1000);
+                assert_eq!(count(&other), 2 * (begin + 6) + 1);
             }
         }
     }

@@ -137,7 +137,7 @@ fn histogram(name: &str, labels: &[Label], samples: &HistogramSnapshot, unit: f6
     for (q, shown) in QUANTILES {
         if let Ok(percentile) = samples.quantile(q) {
             let mut labels = labels.to_vec();
-            labels.push(Label::new("quantile", shown));
+            labels.push(Label::new("at", shown));
             gauge!(quantile_name(name), labels).set(percentile.value as f64 * unit);
         }
     }

@@ -53,6 +53,8 @@ mod facade;
 mod gauge;
 mod guard;
 mod histogram;
+#[cfg(feature = "http")]
+mod http;
 mod measure;
 #[cfg(feature = "prometheus")]
 mod openmetrics;
@@ -72,6 +74,11 @@ mod window;
 #[cfg(feature = "metrics-facade")]
 #[doc(inline)]
 pub use crate::facade::Publisher;
+#[cfg(feature = "http")]
+#[doc(inline)]
+pub use crate::http::{
+    Exposition, IntoExposition, MetricsServer, MetricsServerBuilder, MetricsServerConfig, MetricsServerStats, Scrape,
+};
 #[cfg(feature = "prometheus")]
 #[doc(inline)]
 pub use crate::openmetrics::{Format, OpenMetrics};

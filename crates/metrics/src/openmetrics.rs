@@ -29,32 +29,11 @@ pub enum Format {
     Text,
 }
 
-impl Format {
-    /// The better one that a client accepts, by the `Accept` header of its request.
-    #[must_use]
-    pub fn accepted(accept: Option<&str>) -> Self {
-        if accept.is_some_and(|accept| accept.contains("application/openmetrics-text")) {
-            Self::OpenMetrics
-        } else {
-            Self::Text
-        }
-    }
-
-    /// Its content type.
-    #[must_use]
-    pub const fn content_type(self) -> &'static str {
-        match self {
-            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
-        }
-    }
-}
-
 /// Writes what a registry shows as text for Prometheus. A cheap handle.
 ///
 /// Each station becomes counters (`fullbore_station_served_total` and so on), gauges and histograms in seconds, with the labels
 /// `station` and `kind`; stations of the same name are told apart by a number behind it. Each histogram has gauges of its
-/// quantiles beside it, from all samples since the beginning.
+/// quantiles beside it (`.._quantile_seconds{at="0.99"}`), from all samples since the beginning.
 ///
 /// ```
 /// use fullbore_metrics::{Format, OpenMetrics, Registry, Station};
@@ -89,6 +68,28 @@ impl OpenMetrics {
         check_bounds(bounds)?;
         self.station_buckets = bounds.into();
         Ok(self)
+    }
+
+    /// An HTTP endpoint that shows this to Prometheus, in the format that each client asks for; `build` starts it.
+    ///
+    /// ```
+    /// use fullbore_metrics::{OpenMetrics, Registry};
+    ///
+    /// let endpoint = OpenMetrics::new(Registry::global()).serve().listen("127.0.0.1:0").build()?;
+    /// println!("http://{}/metrics", endpoint.local_addr());
+    /// # Ok::<(), fullbore_core::BuildError>(())
+    /// ```
+    #[cfg(feature = "http")]
+    pub fn serve(&self) -> crate::http::MetricsServerBuilder {
+        use crate::http::{Exposition, MetricsServer, Scrape};
+        let shown = self.clone();
+        MetricsServer::builder(move |scrape: &Scrape<'_>| {
+            if scrape.wants_openmetrics() {
+                shown.encode(Format::OpenMetrics).map(Exposition::openmetrics)
+            } else {
+                shown.encode(Format::Text).map(Exposition::plain_text)
+            }
+        })
     }
 
     /// The text.
@@ -240,7 +241,9 @@ impl Shown {
             ("response", "Time from arrival to the end of service", |it| it.response().as_nanos()),
         ];
         for (name, help, times) in histograms {
-            let series: Vec<_> = stations.iter().map(|(labels, station)| (labels, times(station))).collect();
+            let series = stations.iter().map(|(labels, station)| (labels, times(station)));
+            // Only queues have response times.
+            let series: Vec<_> = series.filter(|(_, samples)| name != "response" || samples.count() > 0).collect();
             histograms_and_quantiles(
                 encoder,
                 &format!("fullbore_station_{name}_seconds"),
@@ -292,7 +295,7 @@ impl Scale<'_> {
         (if self.seconds { bound * 1e9 } else { bound }).round() as u64
     }
 
-    fn encode(&self, mut metric: MetricEncoder<'_>, samples: &HistogramSnapshot) -> fmt::Result {
+    fn encode(&self, metric: &mut MetricEncoder<'_>, samples: &HistogramSnapshot) -> fmt::Result {
         let mut below = 0;
         let mut buckets: Vec<(f64, u64)> = Vec::with_capacity(self.bounds.len() + 1);
         for bound in self.bounds {
@@ -305,6 +308,15 @@ impl Scale<'_> {
     }
 }
 
+/// The series with these labels; without any it is the metric itself, or the text would have empty braces.
+fn with_labels(
+    metric: &mut MetricEncoder<'_>,
+    labels: &Labels,
+    encode: impl FnOnce(&mut MetricEncoder<'_>) -> fmt::Result,
+) -> fmt::Result {
+    if labels.is_empty() { encode(metric) } else { encode(&mut metric.encode_family(labels)?) }
+}
+
 fn histograms_and_quantiles(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
@@ -314,7 +326,7 @@ fn histograms_and_quantiles(
 ) -> fmt::Result {
     let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
     for (labels, samples) in series {
-        scale.encode(metric.encode_family(*labels)?, samples)?;
+        with_labels(&mut metric, labels, |metric| scale.encode(metric, samples))?;
     }
     let quantiles = quantile_name(name);
     let help = format!("{help}: quantiles of all samples");
@@ -324,7 +336,7 @@ fn histograms_and_quantiles(
             // Where there are too few samples, there is no number.
             let Ok(percentile) = samples.quantile(q) else { continue };
             let mut labels = (*labels).clone();
-            labels.push(("quantile".to_owned(), shown.to_owned()));
+            labels.push(("at".to_owned(), shown.to_owned()));
             metric.encode_family(&labels)?.encode_gauge(&scale.shown(percentile.value as f64))?;
         }
     }
@@ -347,9 +359,11 @@ fn metric(encoder: &mut DescriptorEncoder<'_>, metric: &MetricSnapshot) -> fmt::
     for series in &metric.series {
         match &series.reading {
             Reading::Counter(n) => {
-                values.encode_family(&series.labels)?.encode_counter::<NoLabelSet, u64, u64>(n, None)?;
+                with_labels(&mut values, &series.labels, |it| it.encode_counter::<NoLabelSet, u64, u64>(n, None))?;
             }
-            Reading::Gauge { value, .. } => values.encode_family(&series.labels)?.encode_gauge(value)?,
+            Reading::Gauge { value, .. } => {
+                with_labels(&mut values, &series.labels, |it| it.encode_gauge(value))?;
+            }
             Reading::Histogram(_) => {}
         }
     }
@@ -359,7 +373,7 @@ fn metric(encoder: &mut DescriptorEncoder<'_>, metric: &MetricSnapshot) -> fmt::
         let mut highest = encoder.encode_descriptor(&name, &help, None, MetricType::Gauge)?;
         for series in &metric.series {
             if let Reading::Gauge { max, .. } = &series.reading {
-                highest.encode_family(&series.labels)?.encode_gauge(max)?;
+                with_labels(&mut highest, &series.labels, |it| it.encode_gauge(max))?;
             }
         }
     }

@@ -415,9 +415,9 @@ fn c2_edges_that_nobody_asks_for_are_bounded_and_counted() {
     let alarms = watch_waiting(&station, &clock, |_| ());
     for round in 0..400u64 {
         if round % 2 == 0 {
-            station.arrived(1)
+            station.arrived(1);
         } else {
-            station.departed(Departure::Dropped, 1)
+            station.departed(Departure::Dropped, 1);
         }
         look(&clock);
     }

@@ -149,9 +149,8 @@ fn read(shards: &Shards<HistogramCell, ()>) -> (u64, u128, u64, u64) {
             });
         }
         let totals = cells.iter().map(HistogramCell::sum_min_max);
-        let (sum, min, max) = totals.fold((0, u64::MAX, 0), |(sum, min, max), cell| {
-            (sum + cell.0, min.min(cell.1), max.max(cell.2))
-        });
+        let (sum, min, max) =
+            totals.fold((0, u64::MAX, 0), |(sum, min, max), cell| (sum + cell.0, min.min(cell.1), max.max(cell.2)));
         (count, sum, min, max)
     })
 }

@@ -110,8 +110,8 @@ pub(super) fn check_labels(names: impl IntoIterator<Item = impl AsRef<str>>) -> 
     let mut seen: Vec<String> = Vec::new();
     for name in names {
         let name = name.as_ref();
-        // `le` and `quantile` are what buckets and quantiles are told apart by.
-        let reserved = name.starts_with("__") || name == "le" || name == "quantile";
+        // What buckets and quantiles are told apart by; `quantile` is for summaries.
+        let reserved = name.starts_with("__") || ["le", "quantile", "at"].contains(&name);
         if !is_name(name, "") || reserved || seen.iter().any(|seen| seen == name) {
             return Err(RegisterError::InvalidLabel { name: name.to_owned() });
         }
@@ -195,7 +195,7 @@ impl fmt::Display for RegisterError {
             Self::InvalidLabel { name } => write!(
                 f,
                 "{name:?} cannot name a label: letters, digits and `_`, not beginning with a digit or `__`, once each, and \
-                 not `le` or `quantile`"
+                 not `at`, `le` or `quantile`"
             ),
             Self::OtherType { name, is, asked } => write!(f, "metric {name:?} is a {is}, not a {asked}"),
             Self::OtherLabels { name, has, asked } => {
