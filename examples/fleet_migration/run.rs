@@ -339,7 +339,7 @@ impl Prepared {
         if recorded != migrated {
             wrong.push(format!("the control database knows {recorded} migrated tenants, there are {migrated}"));
         }
-        for row in pipeline.registry.snapshot() {
+        for row in pipeline.registry.snapshot().stations {
             if !row.balanced() || row.waiting() + row.in_service() > 0 {
                 wrong.push(format!("the counts of station {} do not add up: {row}", row.name()));
             }
