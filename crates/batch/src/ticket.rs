@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use fullbore_core::{Clock, Failure, Monitor, Waiters};
+use fullbore_core::{Clock, Failure, Monitor, WaitFor, Waiters};
 use fullbore_metrics::StationId;
 
 use crate::engine;
@@ -42,7 +42,7 @@ pub(crate) struct Reply<R>(Option<Arc<Monitor<Slot<R>>>>);
 impl<R> Ticket<R> {
     /// Both ends for an item of the batcher with station `of`.
     pub(crate) fn new(of: StationId, clock: Clock) -> (Self, Reply<R>) {
-        let slot = Arc::new(Monitor::new(Slot { answer: None, waiting: Waiters::new() }, clock));
+        let slot = Arc::new(Monitor::new(Slot { answer: None, waiting: Waiters::of(WaitFor::Result) }, clock));
         (Self { slot: Arc::clone(&slot), of }, Reply(Some(slot)))
     }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
 use crate::error::{Refusal, SendError};
-use crate::monitor::{Locked, Monitor, Waiters};
+use crate::monitor::{Locked, Monitor, WaitFor, Waiters};
 use crate::overflow::{Overflow, Patience, earlier};
 use crate::room::{Entry, Room};
 
@@ -106,7 +106,7 @@ impl<T> Inbox<T> {
             takers: 0,
             ready: Ready { max_items: 1, linger: Duration::ZERO },
             mixed: false,
-            not_empty: Waiters::new(),
+            not_empty: Waiters::of(WaitFor::Work),
             progress: Waiters::new(),
         };
         Self { monitor: Monitor::new(state, clock), overflow }

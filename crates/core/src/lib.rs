@@ -70,7 +70,7 @@ pub use crate::{
     error::{BuildError, Failure, FlushError, Refusal, SendError, Undelivered, contain},
     events::{CallerSpan, Event, Events},
     inbox::{Group, GroupTicket, Inbox, Ready},
-    monitor::{FAIR_AFTER, Locked, Monitor, Serve, Waiters, Waiting},
+    monitor::{FAIR_AFTER, Locked, Monitor, Serve, WaitFor, WaitObserver, Waiters, Waiting, observe_waits},
     overflow::{Overflow, ParseOverflowError, Patience, earlier},
     room::{Entry, Room},
     shutdown::{Close, Leftover, Shutdown, ShutdownReport},

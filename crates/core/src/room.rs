@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::error::Refusal;
-use crate::monitor::{Locked, Serve, Waiters};
+use crate::monitor::{Locked, Serve, WaitFor, Waiters};
 use crate::overflow::{Overflow, Patience, earlier};
 
 /// A number of places, kept inside the state of a [`Monitor`](crate::Monitor).
@@ -35,7 +35,13 @@ impl Room {
     /// `capacity` free places.
     #[must_use]
     pub const fn new(capacity: usize) -> Self {
-        Self { capacity, used: 0, closed: false, waiters: Waiters::new() }
+        Self::of(capacity, WaitFor::Place)
+    }
+
+    /// The same, where a place is something else than a place: a permit.
+    #[must_use]
+    pub const fn of(capacity: usize, wait_for: WaitFor) -> Self {
+        Self { capacity, used: 0, closed: false, waiters: Waiters::of(wait_for) }
     }
 
     /// How many places there are.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fullbore_core::{Clock, Events, Locked, Monitor, Overflow, Patience, Refusal, Room};
+use fullbore_core::{Clock, Events, Locked, Monitor, Overflow, Patience, Refusal, Room, WaitFor};
 use fullbore_metrics::{Departure, Outcome, Station, sampled};
 
 use crate::config::{Config, LimitBuilder};
@@ -44,7 +44,7 @@ impl Limit {
     }
 
     pub(crate) fn start(config: Config, clock: Clock, station: Station, events: Events) -> Self {
-        let monitor = Monitor::new(Room::new(config.permits), clock);
+        let monitor = Monitor::new(Room::of(config.permits, WaitFor::Permit), clock);
         Self { shared: Arc::new(Shared { monitor, config, station, events }) }
     }
 

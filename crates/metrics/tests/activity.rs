@@ -179,3 +179,36 @@ fn threads_that_have_ended_are_added_up() {
     sums_up(&activity::accounts().ended);
     assert!(activity::accounts().of(Activity::External("ended with it")) >= 50 * BIT);
 }
+
+/// What the lists of our own primitives say.
+#[test]
+fn waits_in_our_own_primitives_are_labelled() {
+    use fullbore_core::{Clock, Monitor, PausedClock, WaitFor, Waiters};
+
+    let cases = [
+        (WaitFor::Work, Activity::Idle),
+        (WaitFor::Place, Activity::Push),
+        (WaitFor::Permit, Activity::Permit),
+        (WaitFor::Result, Activity::Queue),
+        (WaitFor::Threads, Activity::Coordinate),
+    ];
+    drop(activity::accounts());
+    for (wait_for, activity) in cases {
+        let clock = PausedClock::new();
+        let monitor = Monitor::new(Waiters::of(wait_for), Clock::Paused(clock.clone()));
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                let until = clock.now() + BIT;
+                assert!(!monitor.lock().wait_until(|list| list, Some(until), |_| false));
+                let account = activity::of_this_thread();
+                let waited = account.of(activity);
+                assert!(waited > Duration::ZERO, "{account:?}");
+                spin(BIT);
+                assert_eq!(activity::of_this_thread().of(activity), waited, "the wait has ended");
+            });
+            clock.wait_for_waiters(1);
+            clock.advance(BIT);
+            waiting.join().unwrap();
+        });
+    }
+}

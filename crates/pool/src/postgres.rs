@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use ::postgres::error::{Severity, SqlState};
 use ::postgres::{Client, Config, Error, NoTls, Transaction};
-use fullbore_core::{Clock, Crew, Monitor, Overflow, Patience, Room};
+use fullbore_core::{Clock, Crew, Monitor, Overflow, Patience, Room, WaitFor};
 
 use crate::manager::Manager;
 use crate::transaction::Transactional;
@@ -47,7 +47,7 @@ impl Postgres {
     /// From a configuration of your own.
     #[must_use]
     pub fn with_config(config: Config) -> Self {
-        Self { config, attempts: Arc::new(Monitor::new(Room::new(ATTEMPTS), Clock::Real)) }
+        Self { config, attempts: Arc::new(Monitor::new(Room::of(ATTEMPTS, WaitFor::Permit), Clock::Real)) }
     }
 
     fn connect_by(&self, config: &Config, deadline: Instant) -> Result<Client, Error> {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use fullbore_core::Waiters;
+use fullbore_core::{WaitFor, Waiters};
 
 use crate::manager::Key;
 
@@ -69,7 +69,7 @@ impl<K: Key, C> Shelf<K, C> {
             next_stamp: 0,
             next_id: 0,
             closed: false,
-            waiters: Waiters::new(),
+            waiters: Waiters::of(WaitFor::Permit),
             all_back: Waiters::new(),
         }
     }

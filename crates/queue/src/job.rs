@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt;
 use std::ops::Deref;
+use std::time::Instant;
 
 use fullbore_core::{CallerSpan, Failure};
 
@@ -11,6 +12,7 @@ pub struct Job<J> {
     pub(crate) item: J,
     pub(crate) id: u64,
     pub(crate) attempt: u32,
+    pub(crate) accepted: Instant,
     pub(crate) span: CallerSpan,
 }
 

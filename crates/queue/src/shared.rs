@@ -81,7 +81,7 @@ impl<J: Send + 'static> Shared<J> {
                 Some(oldest) => displaced = Some(oldest),
                 // Every place belongs to a job in process: of those that wait, the newcomer is the oldest.
                 None => {
-                    let job = Job { item, id: store.next_id(), attempt: 0, span };
+                    let job = Job { item, id: store.next_id(), attempt: 0, accepted: store.now(), span };
                     drop(store);
                     self.station.arrived(1);
                     self.station.departed(Departure::Dropped, 1);
@@ -93,7 +93,7 @@ impl<J: Send + 'static> Shared<J> {
         }
         let now = store.now();
         let id = store.open();
-        let entry = Entry { job: Job { item, id, attempt: 0, span }, since: now };
+        let entry = Entry { job: Job { item, id, attempt: 0, accepted: now, span }, since: now };
         // C1: counted before a worker can see it.
         self.station.arrived(1);
         if delay.is_zero() {

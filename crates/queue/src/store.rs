@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
-use fullbore_core::{Room, Waiters};
+use fullbore_core::{Room, WaitFor, Waiters};
 
 use crate::job::Job;
 
@@ -45,8 +45,8 @@ impl<J> Store<J> {
             given_up: false,
             next: 0,
             busy: 0,
-            workers: Waiters::new(),
-            keeper: Waiters::new(),
+            workers: Waiters::of(WaitFor::Work),
+            keeper: Waiters::of(WaitFor::Work),
             alarm: None,
             progress: Waiters::new(),
         }

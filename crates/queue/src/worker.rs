@@ -113,8 +113,9 @@ fn attempt<J: Send + 'static>(shared: &Shared<J>, handler: &Handler<J>, mut entr
     match verdict {
         Verdict::Done => {
             // The user's destructor runs before the job counts as finished.
-            let id = entry.job.id;
+            let (id, accepted) = (entry.job.id, entry.job.accepted);
             shared.user_code("dropping a job", || drop(entry.job));
+            station.responded(shared.monitor.clock().now().saturating_duration_since(accepted));
             station.ended(Outcome::Served, 1);
             Ended::Finished(id)
         }
@@ -129,8 +130,9 @@ fn attempt<J: Send + 'static>(shared: &Shared<J>, handler: &Handler<J>, mut entr
 
 /// Buries a job that was in process.
 fn give_up<J: Send + 'static>(shared: &Shared<J>, job: Job<J>, failure: Failure) -> u64 {
-    let id = job.id;
+    let (id, accepted) = (job.id, job.accepted);
     shared.user_code("the dead-letter hook", || shared.bury(job, failure));
+    shared.station.responded(shared.monitor.clock().now().saturating_duration_since(accepted));
     shared.station.ended(Outcome::Failed, 1);
     id
 }

@@ -617,6 +617,8 @@ fn c6_there_is_always_a_station() {
     assert_eq!((seen.parallelism(), seen.capacity()), (3, 50));
     assert_eq!((seen.served, seen.retried), (2, 1));
     assert_eq!((seen.wait().count(), seen.service().count()), (3, 3), "each attempt is timed");
+    assert_eq!(seen.response().count(), 2, "and each job from its acceptance to its end");
+    assert!(seen.response().sum() >= seen.service().sum(), "all attempts and all waits of a job are in it");
     assert_eq!(seen.held_by(), [limit.station().id()]);
     assert_eq!(queue.producer().station().id(), queue.station().id());
 }

@@ -2,6 +2,8 @@
 //!
 //! See `README.md` beside this file for the protocol and why no wake-up can be lost.
 
+mod observe;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -11,6 +13,8 @@ use std::time::{Duration, Instant};
 use crate::clock::Clock;
 use crate::parker::Parker;
 use crate::sync::{Mutex, MutexGuard};
+use observe::Observed;
+pub use observe::{WaitFor, WaitObserver, observe_waits};
 
 /// How long a waiter may be overtaken by newcomers before what it waits for is handed to it directly (C9).
 ///
@@ -94,6 +98,7 @@ pub struct Waiters<G = (), T = ()> {
     queue: VecDeque<Arc<Waiter<G, T>>>,
     /// When something was last handed to a waiter because it was overdue.
     handed: Option<Instant>,
+    wait_for: WaitFor,
 }
 
 struct Waiter<G, T> {
@@ -141,7 +146,13 @@ impl<G, T> Waiters<G, T> {
     /// An empty list.
     #[must_use]
     pub const fn new() -> Self {
-        Self { queue: VecDeque::new(), handed: None }
+        Self::of(WaitFor::Threads)
+    }
+
+    /// The same, of threads that wait for something else than for other threads.
+    #[must_use]
+    pub const fn of(wait_for: WaitFor) -> Self {
+        Self { queue: VecDeque::new(), handed: None, wait_for }
     }
 
     /// How many threads wait.
@@ -232,12 +243,17 @@ impl<S> Locked<'_, S> {
         let parker = Parker::of_this_thread();
         let waiter =
             Arc::new(Waiter { parker: Arc::clone(&parker), since, deadline, tag, turn: Mutex::new(Turn::Waiting) });
-        on(self).queue.push_back(Arc::clone(&waiter));
+        let list = on(self);
+        list.queue.push_back(Arc::clone(&waiter));
+        let wait_for = list.wait_for;
         let line = InLine { locked: self, on: &on, waiter: &waiter };
         loop {
             let locked = &mut *line.locked;
             let monitor = locked.monitor;
-            locked.released(|| monitor.clock.park(&parker, deadline));
+            locked.released(|| {
+                let _observed = Observed::begin(wait_for);
+                monitor.clock.park(&parker, deadline);
+            });
             match std::mem::replace(&mut *waiter.turn.lock(), Turn::Waiting) {
                 // Who granted it took the waiter out of the line.
                 Turn::Granted(grant) => {

@@ -15,6 +15,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::time::Instant;
 
+use fullbore_core::{WaitFor, observe_waits};
 use parking_lot::Mutex;
 
 use super::account::{NAMES, OTHER, PARTS, PLAIN, ThreadAccount};
@@ -58,6 +59,8 @@ struct Own {
     serial: u64,
     /// What the other copy has not been told yet.
     last: Switch,
+    /// The wait in one of our own primitives that the thread is in.
+    parked: Option<Depth>,
 }
 
 struct Ledger {
@@ -103,12 +106,35 @@ pub(super) fn of_this_thread() -> ThreadAccount {
 }
 
 pub(super) fn accounts() -> Accounts {
+    observe();
     let ledger = LEDGER.lock();
     Accounts { threads: ledger.live.iter().map(|thread| thread.read()).collect(), ended: ledger.ended.clone() }
 }
 
+/// Has our own primitives tell of their waits. Until somebody asks for an account, they have nobody to tell.
+fn observe() {
+    // False if it is done already, or somebody else's observer is there: then waits count for what they are within.
+    let _ = observe_waits(waits);
+}
+
+/// What our own primitives say about the waits of the calling thread.
+fn waits(wait_for: WaitFor, begins: bool) {
+    let activity = match wait_for {
+        WaitFor::Work => Activity::Idle,
+        WaitFor::Place => Activity::Push,
+        WaitFor::Permit => Activity::Permit,
+        WaitFor::Result => Activity::Queue,
+        _ => Activity::Coordinate,
+    };
+    own(|own| match begins {
+        true => own.parked = Some(own.enter(activity)),
+        false => own.parked.take().into_iter().for_each(|depth| own.leave(depth)),
+    });
+}
+
 impl Own {
     fn begin() -> Self {
+        observe();
         let shared = Arc::new(Shared {
             name: std::thread::current().name().map(str::to_owned),
             begun: Instant::now(),
@@ -117,7 +143,7 @@ impl Own {
             names: [const { OnceLock::new() }; NAMES],
         });
         LEDGER.lock().live.push(Arc::clone(&shared));
-        Self { shared, nest: Vec::with_capacity(LEVELS), serial: 0, last: Switch::default() }
+        Self { shared, nest: Vec::with_capacity(LEVELS), serial: 0, last: Switch::default(), parked: None }
     }
 
     fn enter(&mut self, activity: Activity) -> Depth {

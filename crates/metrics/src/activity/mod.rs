@@ -17,6 +17,9 @@
 //! # assert_eq!(answer, 42);
 //! ```
 //!
+//! Our own primitives label their waits by themselves, from the first use of this module on: a worker without work is idle,
+//! a producer at a full buffer pushes, a checkout that waits is at a permit.
+//!
 //! Entering and leaving cost a clock reading each. A reader never waits for a thread, and threads never wait for it.
 
 mod account;
