@@ -49,8 +49,9 @@
 //!
 //! # Features
 //! One for each primitive (`batch`, `cache`, `fanout`, `limit`, `metrics`, `pool`, `queue`), all on by default: no C
-//! compiler and no async runtime is needed for them. Further: `postgres` and `sqlite` (managers for the pool), `serde`
-//! (configuration from files), `signals` (`Shutdown::on_signals`), `tracing` (rare events).
+//! compiler and no async runtime is needed for them. Further: `postgres` and `sqlite` (managers for the pool), `prometheus`,
+//! `http` and `metrics-facade` (what stations show, for other systems), `serde` (configuration from files), `signals`
+//! (`Shutdown::on_signals`), `tracing` (rare events).
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "batch")]
@@ -113,6 +114,9 @@ struct BookCore;
 #[cfg(all(doctest, feature = "limit"))]
 #[doc = include_str!("../../../docs/src/crates/limit.md")]
 struct BookLimit;
+#[cfg(all(doctest, feature = "http", feature = "prometheus"))]
+#[doc = include_str!("../../../docs/src/crates/metrics.md")]
+struct BookMetrics;
 #[cfg(all(doctest, feature = "queue"))]
 #[doc = include_str!("../../../docs/src/crates/queue.md")]
 struct BookQueue;
