@@ -6,10 +6,11 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fullbore_core::{BuildError, Clock, Event, Events, Monitor, OnDrop, Undelivered, Waiters, contain};
+use fullbore_core::{BuildError, Clock, Event, Events, Monitor, Undelivered, Waiters, contain};
 
 use crate::snapshot::StationSnapshot;
 use crate::station::Station;
@@ -223,7 +224,7 @@ impl Alarms {
 
 impl Drop for Alarms {
     fn drop(&mut self) {
-        let deadline = self.ticker.clock().after(OnDrop::default().budget());
+        let deadline = self.ticker.deadline_of_drop();
         self.end(deadline);
     }
 }
@@ -285,11 +286,13 @@ impl AlarmsBuilder {
             log: Monitor::new(Log::default(), self.clock.clone()),
             events: Events::new("metrics", &self.name),
         });
-        let mut rules: Vec<Rule> = self.alarms.into_iter().map(Rule::new).collect();
+        let now = self.clock.now();
+        let mut rules: Vec<Rule> = self.alarms.into_iter().map(|alarm| Rule::new(alarm, now)).collect();
         let its = Arc::clone(&shared);
         let work = move || {
             let now = its.log.clock().now();
             rules.iter_mut().for_each(|rule| rule.look(now, &its));
+            ControlFlow::Continue(())
         };
         Ok(Alarms { shared, ticker: Ticker::start(&self.name, self.clock, self.every, work)? })
     }
@@ -310,12 +313,16 @@ enum State {
 }
 
 impl Rule {
-    fn new(alarm: Alarm) -> Self {
-        Self { before: alarm.station.snapshot(), state: State::Clear, alarm }
+    fn new(alarm: Alarm, now: Instant) -> Self {
+        let mut before = alarm.station.snapshot();
+        before.taken = now;
+        Self { before, state: State::Clear, alarm }
     }
 
     fn look(&mut self, now: Instant, shared: &Shared) {
-        let snapshot = self.alarm.station.snapshot();
+        let mut snapshot = self.alarm.station.snapshot();
+        // The alarms' clock is what lengths are measured on.
+        snapshot.taken = now;
         // Snapshots of one station, the earlier one first: there is a window.
         let window = snapshot.since(&self.before).ok();
         let value = contain(|| (self.alarm.value)(&snapshot, window.as_ref()));

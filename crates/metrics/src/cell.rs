@@ -98,12 +98,10 @@ impl Sum {
     }
 
     fn absorb(&self, ended: &Self) {
-        let mut rest = ended.get();
-        while rest > 0 {
-            let step = u64::try_from(rest).unwrap_or(u64::MAX);
-            self.add(step);
-            rest -= u128::from(step);
-        }
+        // Nobody reads meanwhile: both words at once.
+        let sum = self.get() + ended.get();
+        self.low.store(sum as u64, Ordering::Relaxed);
+        self.halves.store((sum >> 63) as u64, Ordering::Relaxed);
     }
 }
 
@@ -188,6 +186,19 @@ impl Page {
         }
     }
 
+    /// Adds the count of each bucket to those in `counts`.
+    fn add_to(&self, counts: &mut [u64; PAGE]) {
+        if self.halves.get().is_none() {
+            let low: [u32; PAGE] = std::array::from_fn(|slot| self.low[slot].load(Ordering::Acquire));
+            // As in `get`, for all at once: none of them has gone over 2^31 more than once, so `low` is the whole count.
+            if self.halves.get().is_none() {
+                counts.iter_mut().zip(low).for_each(|(count, low)| *count += u64::from(low));
+                return;
+            }
+        }
+        self.for_each(|slot, n| counts[slot] += n);
+    }
+
     /// Adds many at once, when nobody reads.
     fn absorb(&self, ended: &Self) {
         ended.for_each(|slot, n| {
@@ -264,11 +275,11 @@ impl HistogramCell {
         self.present.load(Ordering::Acquire)
     }
 
-    /// Calls `each` with the place and the count of every bucket of a page that is not empty.
+    /// Adds the count of each bucket of a page to those in `counts`.
     #[inline]
-    pub(crate) fn for_each_in(&self, page: usize, each: impl FnMut(usize, u64)) {
+    pub(crate) fn add_page_to(&self, page: usize, counts: &mut [u64; PAGE]) {
         if let Some(page) = self.pages[page].get() {
-            page.for_each(each);
+            page.add_to(counts);
         }
     }
 
@@ -420,9 +431,9 @@ mod tests {
     use super::*;
 
     fn count(cell: &HistogramCell) -> u64 {
-        let mut sum = 0;
-        (0..PAGES).for_each(|page| cell.for_each_in(page, |_, n| sum += n));
-        sum
+        let mut counts = [0; PAGE];
+        (0..PAGES).for_each(|page| cell.add_page_to(page, &mut counts));
+        counts.iter().sum()
     }
 
     #[test]

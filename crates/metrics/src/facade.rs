@@ -1,5 +1,6 @@
 //! Stations and metrics in the recorder of the `metrics` crate.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -53,6 +54,7 @@ impl Registry {
                 its_panics.fetch_add(1, Ordering::Relaxed);
                 events.emit(Event::Panic, || panicked);
             }
+            ControlFlow::Continue(())
         })?;
         Ok(Publisher { ticker, panics })
     }
@@ -88,7 +90,7 @@ impl Publisher {
 }
 
 fn station(it: &StationSnapshot) {
-    let labels = vec![Label::new("station", it.name().to_owned()), Label::new("kind", it.kind().name())];
+    let labels = vec![Label::new("station", it.label().to_owned()), Label::new("kind", it.kind().name())];
     let counts = [
         ("fullbore_station_arrivals", it.arrivals),
         ("fullbore_station_refused", it.refused),

@@ -176,11 +176,10 @@ impl HistogramSnapshot {
         for cell in cells() {
             // What has come since is for the next snapshot.
             for page in bits(cell.present() & present) {
-                let counts = read.page_mut(page);
-                cell.for_each_in(page, |slot, n| counts[slot] += n);
+                cell.add_page_to(page, read.page_mut(page));
             }
         }
-        read.count = read.counts.iter().sum();
+        read.count = read.counts.iter().fold(0, |sum: u64, n| sum.saturating_add(*n));
         if read.count == 0 {
             return Self::default();
         }
@@ -199,13 +198,13 @@ impl HistogramSnapshot {
     }
 
     /// A page that is there.
-    fn page_mut(&mut self, page: usize) -> &mut [u64] {
+    fn page_mut(&mut self, page: usize) -> &mut [u64; PAGE] {
         let offset = self.offset(page);
-        &mut self.counts[offset..offset + PAGE]
+        self.counts[offset..].first_chunk_mut().expect("a page that is there is whole")
     }
 
     /// A page that is put there if need be.
-    fn page_or_new(&mut self, page: usize) -> &mut [u64] {
+    fn page_or_new(&mut self, page: usize) -> &mut [u64; PAGE] {
         if self.present & (1 << page) == 0 {
             let offset = self.offset(page);
             self.counts.splice(offset..offset, [0; PAGE]);
@@ -237,13 +236,14 @@ impl HistogramSnapshot {
             return;
         }
         let (page, slot) = place(value);
-        self.page_or_new(page)[slot] += n;
+        let bucket = &mut self.page_or_new(page)[slot];
+        *bucket = bucket.saturating_add(n);
         (self.min, self.max) = match self.count {
             0 => (value, value),
             _ => (self.min.min(value), self.max.max(value)),
         };
-        self.count += n;
-        self.sum += u128::from(value) * u128::from(n);
+        self.count = self.count.saturating_add(n);
+        self.sum = self.sum.saturating_add(u128::from(value) * u128::from(n));
     }
 
     /// Adds another's samples.
@@ -252,14 +252,15 @@ impl HistogramSnapshot {
             return;
         }
         for (page, slot, n) in other.filled() {
-            self.page_or_new(page)[slot] += n;
+            let bucket = &mut self.page_or_new(page)[slot];
+            *bucket = bucket.saturating_add(n);
         }
         (self.min, self.max) = match self.count {
             0 => (other.min, other.max),
             _ => (self.min.min(other.min), self.max.max(other.max)),
         };
-        self.count += other.count;
-        self.sum += other.sum;
+        self.count = self.count.saturating_add(other.count);
+        self.sum = self.sum.saturating_add(other.sum);
     }
 
     /// What was recorded between an earlier snapshot and this one. Its minimum and maximum are those of their buckets, unless
@@ -335,6 +336,9 @@ impl HistogramSnapshot {
     /// How many samples are at most `value`; those in its own bucket count if the middle of the bucket is.
     #[must_use]
     pub fn at_most(&self, value: u64) -> u64 {
+        if value < self.min {
+            return 0;
+        }
         if value >= self.max {
             return self.count;
         }
@@ -371,8 +375,8 @@ impl HistogramSnapshot {
         if tail <= 0.0 {
             return Err(QuantileError::Extreme { q });
         }
-        // Not `tail * n < 10`, whose rounding would refuse p99 at exactly 1,000.
-        let needed = (10.0 / tail).round() as u64;
+        // A billionth less, or the rounding of 1 - 0.99 would refuse p99 at exactly 1,000.
+        let needed = (10.0 / tail - 1e-9 * (10.0 / tail)).ceil() as u64;
         if self.count < needed {
             return Err(QuantileError::TooFewSamples { q, n: self.count, needed });
         }
@@ -394,7 +398,7 @@ impl HistogramSnapshot {
         let mut found = [(0, 0); N];
         let (mut next, mut seen) = (0, 0);
         for (page, slot, n) in self.filled() {
-            seen += n;
+            seen = u64::saturating_add(seen, n);
             found[next..].fill((page, slot));
             while next < N && seen >= ranks[next] {
                 next += 1;

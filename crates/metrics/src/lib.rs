@@ -35,8 +35,8 @@
 //! No threads, but one each for [`Alarms`], [`Watch`], `Publisher` and a few for `MetricsServer`. An unused instrument is at
 //! most 64 bytes. For each thread that records there, a counter takes 128 bytes, a histogram 600 and 320 for each power of two
 //! that is touched, a station 1.2 KiB and those of its histograms. A snapshot of a station allocates, and takes about a
-//! microsecond for each thread that uses it. The first [`Station::run`] of a process calibrates a clock, for about a
-//! millisecond.
+//! microsecond for each thread that uses it. The first [`Station::run`] of a process calibrates a clock, for a millisecond or
+//! so (at most 200).
 //!
 //! # Trade-offs
 //! Recording is paid for by reading: a snapshot looks at the memory of each thread. A thread's first record at an instrument
@@ -44,7 +44,8 @@
 //! use has 64 times the memory.
 //!
 //! # Fork
-//! Safe: no thread of its own, no lock held across calls. Numbers go on from where they were.
+//! Fork before threads record: a child that is forked while another thread reads an instrument has that instrument's lock
+//! taken for ever. Otherwise numbers go on from where they were; alarms, watches and endpoints stay with the parent.
 //!
 //! # Features
 //! - `http`: `MetricsServer`, an endpoint to be scraped.

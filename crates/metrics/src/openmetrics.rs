@@ -1,6 +1,5 @@
 //! The text that Prometheus reads.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -167,27 +166,13 @@ impl Collector for Shown {
     }
 }
 
-/// The labels of each station; a number behind names that come again.
 fn labelled(stations: &[StationSnapshot]) -> Vec<(Labels, &StationSnapshot)> {
-    let mut times: HashMap<&str, usize> = HashMap::new();
-    let mut taken: Vec<String> = Vec::new();
-    let label = |station: &'_ StationSnapshot, name: String| {
-        vec![("station".to_owned(), name), ("kind".to_owned(), station.kind().name().to_owned())]
+    let labels = |station: &StationSnapshot| {
+        [("station", station.label()), ("kind", station.kind().name())]
+            .map(|(name, value)| (name.into(), value.into()))
+            .into()
     };
-    let mut labelled = Vec::new();
-    for station in stations {
-        let nth = times.entry(station.name()).or_default();
-        let name = loop {
-            *nth += 1;
-            let name = if *nth == 1 { station.name().to_owned() } else { format!("{}#{nth}", station.name()) };
-            if !taken.contains(&name) {
-                break name;
-            }
-        };
-        taken.push(name.clone());
-        labelled.push((label(station, name), station));
-    }
-    labelled
+    stations.iter().map(|station| (labels(station), station)).collect()
 }
 
 impl Shown {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::histogram::DurationSnapshot;
 use crate::station::{StationId, StationKind};
@@ -33,32 +33,37 @@ pub struct Counts {
     pub retried: u64,
 }
 
+/// Counts stick at the largest number, and so do their sums.
+pub(crate) fn sum<const N: usize>(counts: [u64; N]) -> u64 {
+    counts.into_iter().fold(0, u64::saturating_add)
+}
+
 impl Counts {
     /// Everything that was offered.
     #[must_use]
     pub fn offered(&self) -> u64 {
-        self.refused + self.arrivals
+        self.refused.saturating_add(self.arrivals)
     }
 
     /// Items that are being served.
     #[must_use]
     pub fn in_service(&self) -> u64 {
-        self.begun.saturating_sub(self.served + self.failed + self.retried)
+        self.begun.saturating_sub(sum([self.served, self.failed, self.retried]))
     }
 
     /// Items that came in, or came back to be tried again, and neither left nor began. While others record, a retry between
     /// two reads can make it too small, never negative.
     #[must_use]
     pub fn waiting(&self) -> u64 {
-        (self.arrivals + self.retried).saturating_sub(self.begun + self.dropped + self.merged + self.returned)
+        sum([self.arrivals, self.retried]).saturating_sub(sum([self.begun, self.dropped, self.merged, self.returned]))
     }
 
     /// Whether `arrivals = served + failed + dropped + merged + returned + waiting + in_service`. Always true when nobody
     /// records at the moment; tests ask.
     #[must_use]
     pub fn balanced(&self) -> bool {
-        let out = self.served + self.failed + self.dropped + self.merged + self.returned;
-        self.arrivals == out + self.waiting() + self.in_service()
+        let out = sum([self.served, self.failed, self.dropped, self.merged, self.returned]);
+        self.arrivals == sum([out, self.waiting(), self.in_service()])
     }
 }
 
@@ -66,9 +71,15 @@ impl Counts {
 #[derive(Clone, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct StationSnapshot {
+    /// For the length of windows.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub(crate) taken: Instant,
     pub(crate) id: StationId,
     #[cfg_attr(feature = "serde", serde(serialize_with = "as_text"))]
     pub(crate) name: Arc<str>,
+    /// The name, or what a registry has made of it so that it is the only one.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "as_text"))]
+    pub(crate) label: Arc<str>,
     pub(crate) kind: StationKind,
     pub(crate) parallelism: u64,
     pub(crate) capacity: u64,
@@ -97,9 +108,12 @@ fn as_text<S: serde::Serializer>(name: &str, serializer: S) -> Result<S::Ok, S::
 impl StationSnapshot {
     /// Of a station that nobody has used.
     pub(crate) fn unused(id: StationId, name: &str, kind: StationKind, parallelism: u32, capacity: u64) -> Self {
+        let name: Arc<str> = Arc::from(name);
         Self {
+            taken: Instant::now(),
             id,
-            name: Arc::from(name),
+            label: Arc::clone(&name),
+            name,
             kind,
             parallelism: parallelism.into(),
             capacity,
@@ -124,6 +138,12 @@ impl StationSnapshot {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The station's name, with a number behind it if the registry that took the snapshot had one of the same name before.
+    #[must_use]
+    pub fn label(&self) -> &str {
+        &self.label
     }
 
     /// The station's kind.
@@ -175,10 +195,11 @@ impl StationSnapshot {
         self.busy
     }
 
-    /// Busy time over what `parallelism` servers had in `window`; above 1 where timing overlaps.
+    /// Busy time over what `parallelism` servers had in `window`; above 1 where timing overlaps, 0 for a window without length.
     #[must_use]
     pub fn utilisation(&self, window: Duration) -> f64 {
-        self.busy.as_secs_f64() / (window.as_secs_f64() * self.parallelism.max(1) as f64).max(f64::MIN_POSITIVE)
+        let had = window.as_secs_f64() * self.parallelism.max(1) as f64;
+        if had > 0.0 { self.busy.as_secs_f64() / had } else { 0.0 }
     }
 
     /// The stations that this one feeds.

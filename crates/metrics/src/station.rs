@@ -1,8 +1,8 @@
 //! A station: work arrives, waits, is served, leaves.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use std::{fmt, mem};
 
@@ -122,8 +122,32 @@ struct Facts {
     parallelism: AtomicU64,
     capacity: u64,
     born: Instant,
-    feeds: Mutex<Vec<StationId>>,
-    held_by: Mutex<Vec<StationId>>,
+    feeds: Edges,
+    held_by: Edges,
+}
+
+/// Stations that another one depends on, as long as somebody has a handle of them.
+#[derive(Default)]
+struct Edges(Mutex<Vec<(StationId, Weak<Shared>)>>);
+
+type Shared = Shards<StationCell, Facts>;
+
+impl Edges {
+    fn add(&self, to: &Station) {
+        let mut edges = self.0.lock();
+        if !edges.iter().any(|(id, _)| *id == to.id()) {
+            edges.retain(|(_, there)| there.strong_count() > 0);
+            edges.push((to.id(), Arc::downgrade(to.shared())));
+        }
+    }
+
+    fn remove(&self, to: &Station) {
+        self.0.lock().retain(|(id, _)| *id != to.id());
+    }
+
+    fn ids(&self) -> Vec<StationId> {
+        self.0.lock().iter().filter(|(_, there)| there.strong_count() > 0).map(|(id, _)| *id).collect()
+    }
 }
 
 impl Station {
@@ -152,7 +176,7 @@ impl Station {
         StationBuilder { plan: Plan { name: name.into(), capacity: 0, parallelism: 1, kind: StationKind::Custom } }
     }
 
-    fn shared(&self) -> &Arc<Shards<StationCell, Facts>> {
+    fn shared(&self) -> &Arc<Shared> {
         self.handle.shards(|| self.plan.facts())
     }
 
@@ -185,19 +209,25 @@ impl Station {
         self.plan.kind
     }
 
-    /// Says that what leaves here goes to `next`, whose back-pressure this station meets.
+    /// Says that what leaves here goes to `next`, whose back-pressure this station meets. The edge ends with the last handle of
+    /// `next`.
     pub fn feeds(&self, next: &Station) {
-        note(&self.shared().meta.feeds, next.id());
+        self.shared().meta.feeds.add(next);
     }
 
     /// Takes [`feeds`](Self::feeds) back: `next` has gone.
     pub fn no_longer_feeds(&self, next: &Station) {
-        self.shared().meta.feeds.lock().retain(|id| *id != next.id());
+        self.shared().meta.feeds.remove(next);
     }
 
-    /// Says that service here needs a permit or a connection of `holder`.
+    /// Says that service here needs a permit or a connection of `holder`. The edge ends with the last handle of `holder`.
     pub fn held_by(&self, holder: &Station) {
-        note(&self.shared().meta.held_by, holder.id());
+        self.shared().meta.held_by.add(holder);
+    }
+
+    /// Takes [`held_by`](Self::held_by) back.
+    pub fn no_longer_held_by(&self, holder: &Station) {
+        self.shared().meta.held_by.remove(holder);
     }
 
     /// Runs `f` as the service of one item that did not wait, and times it. A panic counts as failed and goes on.
@@ -365,8 +395,10 @@ impl Station {
         let facts = &shared.meta;
         let seen = shared.read(Seen::read);
         StationSnapshot {
+            taken: Instant::now(),
             id: self.id(),
             name: Arc::clone(&facts.name),
+            label: Arc::clone(&facts.name),
             kind: facts.kind,
             parallelism: facts.parallelism.load(Ordering::Relaxed),
             capacity: facts.capacity,
@@ -376,8 +408,8 @@ impl Station {
             wait: DurationSnapshot::new(seen.wait),
             service: DurationSnapshot::new(seen.service),
             response: DurationSnapshot::new(seen.response),
-            feeds: facts.feeds.lock().clone(),
-            held_by: facts.held_by.lock().clone(),
+            feeds: facts.feeds.ids(),
+            held_by: facts.held_by.ids(),
         }
     }
 }
@@ -423,13 +455,6 @@ fn count(cells: &Cells<StationCell>) -> (Counts, u64) {
     (counts, count(Way::Entered))
 }
 
-fn note(ids: &Mutex<Vec<StationId>>, id: StationId) {
-    let mut ids = ids.lock();
-    if !ids.contains(&id) {
-        ids.push(id);
-    }
-}
-
 impl From<Outcome> for Way {
     #[inline]
     fn from(outcome: Outcome) -> Self {
@@ -448,8 +473,8 @@ impl Plan {
             parallelism: AtomicU64::new(self.parallelism.into()),
             capacity: self.capacity,
             born: Instant::now(),
-            feeds: Mutex::new(Vec::new()),
-            held_by: Mutex::new(Vec::new()),
+            feeds: Edges::default(),
+            held_by: Edges::default(),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! A thread that does something again and again until it is closed.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use fullbore_core::{BuildError, Clock, Crew, Monitor, OnDrop, Waiters};
@@ -10,6 +12,8 @@ use fullbore_core::{BuildError, Clock, Crew, Monitor, OnDrop, Waiters};
 pub(crate) struct Ticker {
     state: Arc<Monitor<State>>,
     crew: Crew,
+    /// Somebody has waited in vain: nobody waits again.
+    stuck: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -19,12 +23,12 @@ struct State {
 }
 
 impl Ticker {
-    /// Calls `work` every `period`, the first time after one; late if the call before took longer.
+    /// Calls `work` every `period`, the first time after one, until it breaks off; late if the call before took longer.
     pub(crate) fn start(
         name: &str,
         clock: Clock,
         period: Duration,
-        mut work: impl FnMut() + Send + 'static,
+        mut work: impl FnMut() -> ControlFlow<()> + Send + 'static,
     ) -> Result<Self, BuildError> {
         if period.is_zero() {
             return Err(BuildError::config("every", "0s", "more than zero"));
@@ -32,6 +36,7 @@ impl Ticker {
         let ticker = Self {
             state: Arc::new(Monitor::new(State::default(), clock.clone())),
             crew: Crew::new("metrics", name, clock),
+            stuck: AtomicBool::new(false),
         };
         let state = Arc::clone(&ticker.state);
         let begun = state.clock().now();
@@ -44,7 +49,9 @@ impl Ticker {
                 }
                 let now = locked.now();
                 drop(locked);
-                work();
+                if work().is_break() {
+                    return;
+                }
                 next = after(now, period);
             }
         })?;
@@ -57,7 +64,15 @@ impl Ticker {
         state.closed = true;
         state.notify_all(|state| &mut state.asleep);
         drop(state);
-        self.crew.join(deadline)
+        let left = self.crew.join(deadline);
+        self.stuck.store(!left.is_empty(), Ordering::Relaxed);
+        left
+    }
+
+    /// Until when a drop waits: not at all if somebody has waited in vain before.
+    pub(crate) fn deadline_of_drop(&self) -> Option<Instant> {
+        let patience = if self.stuck.load(Ordering::Relaxed) { Duration::ZERO } else { OnDrop::default().budget() };
+        self.clock().after(patience)
     }
 
     pub(crate) fn clock(&self) -> &Clock {
@@ -72,7 +87,7 @@ fn after(at: Instant, period: Duration) -> Option<Instant> {
 
 impl Drop for Ticker {
     fn drop(&mut self) {
-        let deadline = self.clock().after(OnDrop::default().budget());
+        let deadline = self.deadline_of_drop();
         self.close(deadline);
     }
 }

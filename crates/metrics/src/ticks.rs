@@ -8,7 +8,7 @@ use quanta::Clock;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ticks(u64);
 
-/// Shared, so that it is calibrated once: at the first use, for about a millisecond.
+/// Shared, so that it is calibrated once: at the first use, for a millisecond or so, on a bad day for 200.
 #[inline]
 fn clock() -> &'static Clock {
     static CLOCK: OnceLock<Clock> = OnceLock::new();

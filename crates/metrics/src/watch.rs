@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,17 +59,16 @@ impl Registry {
         let (registry, its_failed) = (self.clone(), Arc::clone(&failed));
         let mut history = History { clock: clock.clone(), windows: HashMap::new() };
         let ticker = Ticker::start("watch", clock, period, move || {
-            if its_failed.lock().is_some() {
-                return;
-            }
-            let text = history.text(&registry);
             // Home and clear: the cursor does not flicker over what is there.
             let clear = if terminal { "\x1b[H\x1b[2J" } else { "" };
+            let text = history.text(&registry);
             let written =
                 contain(|| writer.write_all(format!("{clear}{text}\n").as_bytes()).and_then(|()| writer.flush()));
             if let Err(error) = written.unwrap_or_else(|panicked| Err(io::Error::other(panicked.to_string()))) {
                 *its_failed.lock() = Some(error);
+                return ControlFlow::Break(());
             }
+            ControlFlow::Continue(())
         })?;
         Ok(Watch { ticker, failed })
     }

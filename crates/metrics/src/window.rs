@@ -50,7 +50,7 @@ impl StationSnapshot {
         let (now, then) = (&self.counts, &earlier.counts);
         let less = |now: u64, then: u64| now.checked_sub(then).ok_or(late);
         Ok(Window {
-            duration: self.age.checked_sub(earlier.age).ok_or(late)?,
+            duration: self.taken.checked_duration_since(earlier.taken).ok_or(late)?,
             parallelism: self.parallelism,
             counts: Counts {
                 refused: less(now.refused, then.refused)?,
@@ -132,7 +132,7 @@ impl Window {
     /// The share of ended services that failed; none if nothing ended.
     #[must_use]
     pub fn failure_ratio(&self) -> Option<f64> {
-        let ended = self.counts.served + self.counts.failed;
+        let ended = self.counts.served.saturating_add(self.counts.failed);
         (ended > 0).then(|| self.counts.failed as f64 / ended as f64)
     }
 
@@ -199,7 +199,7 @@ impl Windows {
         let now = self.clock.now();
         let mut newest = self.station.snapshot();
         // The clock that was asked is the one that windows are measured with.
-        newest.age = now.saturating_duration_since(self.begun);
+        newest.taken = now;
         self.kept.push_back((now, newest));
         let slot = |at: Instant, step: Duration| at.saturating_duration_since(self.begun).as_nanos() / step.as_nanos();
         let mut before: Option<Instant> = None;

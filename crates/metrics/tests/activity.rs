@@ -212,3 +212,21 @@ fn waits_in_our_own_primitives_are_labelled() {
         });
     }
 }
+
+/// Names are bounded among the ended; plain activities are not names.
+#[test]
+fn ended_threads_with_many_names_hide_no_plain_activity() {
+    let wait = || activity::accounts().ended.of(Activity::Permit);
+    let before = wait();
+    for n in 0..200 {
+        thread::spawn(move || activity::external(String::leak(format!("name {n}")), || spin(Duration::from_micros(1))))
+            .join()
+            .unwrap();
+    }
+    thread::spawn(|| activity::within(Activity::Permit, || spin(BIT))).join().unwrap();
+    assert!(wait() >= before + BIT);
+    assert!(activity::accounts().ended.parts().count() < 150);
+    let (early, late) = (activity::of_this_thread(), activity::of_this_thread());
+    sums_up(&late.since(&early));
+    assert_eq!(early.since(&late).wall(), Duration::ZERO, "the other way round there is nothing");
+}

@@ -307,6 +307,58 @@ fn c6_edges_are_there_once_and_can_go() {
 }
 
 #[test]
+fn c6_edges_end_with_what_they_lead_to() {
+    let job = Station::new("job");
+    for n in 0..1000 {
+        let pool = Station::new(format!("pool {n}"));
+        job.held_by(&pool);
+        assert_eq!(job.snapshot().held_by(), [pool.id()]);
+    }
+    assert!(job.snapshot().held_by().is_empty());
+    let pool = Station::new("kept");
+    job.held_by(&pool);
+    job.no_longer_held_by(&pool);
+    assert!(job.snapshot().held_by().is_empty());
+}
+
+#[test]
+fn c6_a_window_can_begin_before_the_first_use() {
+    static FRESH: Station = Station::named("fresh");
+    let before = FRESH.snapshot();
+    let unused = FRESH.snapshot();
+    FRESH.run(|| ());
+    let window = FRESH.snapshot().since(&before).unwrap();
+    assert!(window.duration() > unused.since(&before).unwrap().duration(), "from the first snapshot on");
+    assert_eq!(window.counts().served, 1);
+}
+
+/// `catch_unwind` asks for no assertion (C4).
+#[test]
+fn c4_handles_may_be_used_across_a_panic() {
+    let (station, counter, histogram) = (Station::new("s"), Counter::new(), Histogram::new());
+    let caught = catch_unwind(|| {
+        counter.inc();
+        histogram.record(1);
+        station.run(panics);
+    });
+    assert!(caught.is_err());
+    assert_eq!((counter.get(), histogram.snapshot().count(), station.snapshot().failed), (1, 1, 1));
+}
+
+#[test]
+fn c6_counts_that_have_stuck_break_nothing() {
+    let station = Station::new("absurd");
+    station.passed(usize::MAX);
+    station.ended(Outcome::Failed, usize::MAX);
+    station.arrived(usize::MAX);
+    station.refused(usize::MAX);
+    station.departed(Departure::Dropped, usize::MAX);
+    let seen = station.snapshot();
+    assert_eq!((seen.offered(), seen.in_service(), seen.waiting()), (u64::MAX, 0, 0));
+    let _ = (seen.balanced(), seen.to_string(), Registry::new().add(&station).table().to_string());
+}
+
+#[test]
 fn c6_the_table_lines_up_with_any_name_and_any_number() {
     let registry = Registry::new();
     let huge = Station::builder("a name much longer than any heading could be").kind(StationKind::Batch).build();
@@ -505,6 +557,26 @@ fn c5_close_is_idempotent_and_waits_for_the_callback() {
     assert_eq!(alarms.firing(), ["waiting"], "closed is not cleared");
 }
 
+/// On a clock that stands still, a drop that waits would never end.
+#[test]
+fn c5_dropping_what_is_stuck_does_not_wait_again() {
+    let clock = PausedClock::new();
+    let station = Station::new("stuck");
+    let (began, begun) = mpsc::channel();
+    let (finish, may_finish) = mpsc::channel::<()>();
+    let alarms = watch_waiting(&station, &clock, move |_| {
+        began.send(()).unwrap();
+        drop(may_finish.recv());
+    });
+    station.arrived(1);
+    clock.wait_for_waiters(1);
+    clock.advance(Duration::from_secs(1));
+    begun.recv().unwrap();
+    assert!(alarms.close_within(Duration::ZERO).is_err());
+    drop(alarms);
+    drop(finish);
+}
+
 #[test]
 fn c5_dropping_the_alarms_ends_their_thread() {
     let clock = PausedClock::new();
@@ -512,6 +584,17 @@ fn c5_dropping_the_alarms_ends_their_thread() {
     clock.wait_for_waiters(1);
     drop(alarms);
     assert_eq!(clock.timers(), 0);
+}
+
+#[test]
+fn c6_an_alarm_on_a_window_measures_on_its_clock() {
+    let clock = PausedClock::new();
+    let station = Station::new("rated");
+    let rate = Alarm::on_window("rate", &station, |window| Some(window.arrival_rate())).above(1.0);
+    let alarms = Alarms::builder().clock(Clock::Paused(clock.clone())).alarm(rate).build().unwrap();
+    station.arrived(100);
+    look(&clock);
+    assert_eq!(alarms.next_edge(None).unwrap().value, 100.0);
 }
 
 #[test]

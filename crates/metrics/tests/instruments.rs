@@ -243,6 +243,18 @@ fn extremes_are_exact_and_do_not_panic() {
 }
 
 #[test]
+fn merging_sticks_at_the_largest_number() {
+    let mut samples = HistogramSnapshot::default();
+    samples.record(u64::MAX);
+    for _ in 0..130 {
+        let same = samples.clone();
+        samples.merge(&same);
+    }
+    assert_eq!((samples.count(), samples.sum()), (u64::MAX, u128::MAX));
+    assert_eq!(samples.p50().unwrap().value, u64::MAX);
+}
+
+#[test]
 fn what_cannot_be_observed_is_refused() {
     let histogram = Histogram::new();
     for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -0.5] {
@@ -287,6 +299,9 @@ fn at_most_is_what_a_cumulative_bucket_shows() {
     assert_eq!(samples.at_most(u64::MAX), 0);
     (1..=100).for_each(|value| samples.record(value));
     assert_eq!([0, 1, 50, 99, 100, u64::MAX].map(|bound| samples.at_most(bound)), [0, 1, 50, 99, 100, 100]);
+    let mut alone = HistogramSnapshot::default();
+    alone.record(1_064_576);
+    assert_eq!([1_064_575, 1_064_576].map(|bound| alone.at_most(bound)), [0, 1], "the middle of its bucket is below");
 }
 
 #[test]

@@ -141,13 +141,14 @@ fn no_count_exceeds_its_cause() {
 /// The samples in the buckets, with sum and extremes read after them.
 fn read(shards: &Shards<HistogramCell, ()>) -> (u64, u128, u64, u64) {
     shards.read(|cells| {
-        let mut count = 0;
+        let mut counts = [0; buckets::PAGE];
         for cell in cells.iter() {
             let present = cell.present();
             (0..buckets::PAGES).filter(|page| present >> page & 1 == 1).for_each(|page| {
-                cell.for_each_in(page, |_, n| count += n);
+                cell.add_page_to(page, &mut counts);
             });
         }
+        let count = counts.iter().sum();
         let totals = cells.iter().map(HistogramCell::sum_min_max);
         let (sum, min, max) =
             totals.fold((0, u64::MAX, 0), |(sum, min, max), cell| (sum + cell.0, min.min(cell.1), max.max(cell.2)));

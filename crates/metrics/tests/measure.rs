@@ -73,6 +73,19 @@ impl Write for Screen {
     }
 }
 
+/// Tells that it was asked, and fails.
+struct Broken(mpsc::Sender<()>);
+
+impl Write for Broken {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        self.0.send(()).unwrap();
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 #[test]
 fn a_watch_prints_the_table_and_the_rates_of_the_last_minute() {
     let clock = PausedClock::new();
@@ -99,13 +112,12 @@ fn a_watch_prints_the_table_and_the_rates_of_the_last_minute() {
 fn a_watch_whose_writer_fails_says_so() {
     let clock = PausedClock::new();
     let (screen, shown) = mpsc::channel();
-    drop(shown);
     let registry = Registry::new();
-    let watch = registry.watch_to(Duration::from_secs(1), Clock::Paused(clock.clone()), Screen(screen)).unwrap();
-    for _ in 0..2 {
-        clock.wait_for_waiters(1);
-        clock.advance(Duration::from_secs(1));
-    }
+    let watch = registry.watch_to(Duration::from_secs(1), Clock::Paused(clock.clone()), Broken(screen)).unwrap();
+    clock.wait_for_waiters(1);
+    clock.advance(Duration::from_secs(1));
+    shown.recv().unwrap();
+    assert!(shown.recv().is_err(), "the thread has ended, and its writer with it");
     assert_eq!(watch.close().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     assert!(watch.close_within(Duration::ZERO).is_ok(), "told once");
 }

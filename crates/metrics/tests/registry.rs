@@ -84,6 +84,18 @@ fn what_does_not_fit_is_refused() {
         Err(RegisterError::NoSeries { .. })
     ));
     assert!(matches!(registry.gauge("fullbore_station_served"), Err(RegisterError::Reserved { .. })));
+    for (about, what) in [
+        (Description::new("f").label("env", "test"), "labels that never change"),
+        (Description::new("f").durations(), "unit"),
+    ] {
+        let error = registry.counter_family(about, ["x"]).unwrap_err();
+        assert_eq!(error, RegisterError::Differs { name: "f".into(), what });
+    }
+    let other_buckets = registry.histogram(Description::new("h").buckets([1.0])).unwrap_err();
+    assert_eq!(other_buckets, RegisterError::Differs { name: "h".into(), what: "buckets" });
+    registry.gauge("y").unwrap();
+    assert!(matches!(registry.counter("y_max"), Err(RegisterError::Clashes { .. })));
+    registry.snapshot().metrics.iter().for_each(|metric| assert_ne!(metric.name, "y_max"));
     // Names that only meet in the exported text.
     for name in ["h_count", "h_sum", "h_bucket", "a_total", "h_quantile"] {
         let error = registry.gauge(name).unwrap_err();
@@ -93,7 +105,7 @@ fn what_does_not_fit_is_refused() {
         let error = registry.histogram(Description::new("b").buckets(bounds)).unwrap_err();
         assert!(matches!(error, RegisterError::InvalidBucket { .. }), "{error}");
     }
-    assert_eq!(registry.snapshot().metrics.len(), 3, "nothing that was refused is there");
+    assert_eq!(registry.snapshot().metrics.len(), 4, "nothing that was refused is there");
 }
 
 /// prometheus-client#231: two members of one family in one expression; #102: two threads that make the same one.
@@ -146,6 +158,14 @@ fn stations_can_be_taken_out_again() {
     assert_eq!(registry.stations().len(), 1);
     assert!(registry.remove(&station) && !registry.remove(&station));
     assert!(registry.snapshot().stations.is_empty());
+    // A label stays with its station, whoever else goes.
+    let (first, second) = (Station::new("db"), Station::new("db"));
+    registry.add(&first).add(&second);
+    assert_eq!(registry.snapshot().stations[1].label(), "db#2");
+    registry.remove(&first);
+    assert_eq!(registry.snapshot().stations[0].label(), "db#2");
+    registry.add(&first);
+    assert_eq!(registry.snapshot().stations[1].label(), "db");
     assert!(std::ptr::eq(Registry::global(), Registry::global()));
 }
 

@@ -55,12 +55,24 @@ impl ThreadAccount {
         self.parts().filter(|(part, _)| *part == activity).map(|(_, time)| time).sum()
     }
 
+    /// What has come to each part since an earlier reading of the same account. Where a part has become less, nothing: a thread
+    /// that was stopped while it switched has told a reader too early how long it had been at what it had left.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let before =
+            |activity| earlier.parts.iter().filter(|(part, _)| *part == activity).map(|(_, nanos)| nanos).sum();
+        let parts = self.parts.iter().map(|(activity, nanos)| (*activity, nanos.saturating_sub(before(*activity))));
+        Self { name: self.name.clone(), parts: parts.filter(|(_, nanos)| *nanos > 0).collect() }
+    }
+
     /// Adds another's times.
     pub(super) fn merge(&mut self, other: &Self) {
         for (activity, nanos) in &other.parts {
             let known = self.parts.iter().any(|(part, _)| part == activity);
             // Bounded, whatever names ended threads had.
-            let activity = if known || self.parts.len() < 4 * PARTS { *activity } else { Activity::External(OTHER) };
+            let named = matches!(activity, Activity::External(_));
+            let full = self.parts.len() >= 4 * PARTS;
+            let activity = if named && full && !known { Activity::External(OTHER) } else { *activity };
             match self.parts.iter_mut().find(|(part, _)| *part == activity) {
                 Some((_, sum)) => *sum += nanos,
                 None => self.parts.push((activity, *nanos)),

@@ -1,11 +1,16 @@
 //! What every instrument's handle is made of.
 
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::ptr::NonNull;
 use std::sync::{Arc, OnceLock, Weak};
 
 use super::table::{self, Retire};
 use crate::shards::{Cell, Shards};
 use crate::sync::{AtomicU64, Ordering};
+
+// A panic cannot leave a cell half written, nor a lock poisoned: no user code runs between (C4).
+impl<C: Cell, M> UnwindSafe for Handle<C, M> {}
+impl<C: Cell, M> RefUnwindSafe for Handle<C, M> {}
 
 /// A share of an instrument. Nothing is allocated before the first record or clone.
 pub(crate) struct Handle<C: Cell, M> {

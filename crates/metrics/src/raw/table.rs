@@ -90,8 +90,7 @@ fn probe(entries: *const Entry, mask: usize, id: u64) -> Option<NonNull<()>> {
     }
 }
 
-/// Makes and notes the running thread's cell for an instrument; not if the thread is past retiring its cells
-/// (or in the middle of this function, which an allocator that records can bring about).
+/// Makes and notes the running thread's cell for an instrument; not if the thread is past retiring its cells.
 pub(super) fn insert(id: u64, instrument: Weak<dyn Retire>, cell: impl FnOnce() -> NonNull<()>) -> Option<NonNull<()>> {
     KEEP.try_with(|keep| {
         let mut kept = keep.kept.try_borrow_mut().ok()?;

@@ -174,6 +174,13 @@ pub enum RegisterError {
         /// The metric that is there.
         with: String,
     },
+    /// The metric is there, and differs in something else.
+    Differs {
+        /// The name.
+        name: String,
+        /// In what.
+        what: &'static str,
+    },
     /// A bound of a bucket is negative, not a number, or not greater than the one before.
     InvalidBucket {
         /// The bound.
@@ -209,6 +216,7 @@ impl fmt::Display for RegisterError {
                     "metric {name:?} cannot be there beside {with:?}: both are exported with a series of one name"
                 )
             }
+            Self::Differs { name, what } => write!(f, "metric {name:?} is there, with another {what}"),
             Self::InvalidBucket { bound } => {
                 write!(f, "{bound} cannot bound a bucket: expected finite numbers from 0 on, in ascending order")
             }

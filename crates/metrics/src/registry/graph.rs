@@ -44,18 +44,18 @@ impl Graph {
     pub(super) fn new(stations: &[StationSnapshot]) -> Self {
         let name_of = |id: StationId| {
             let known = stations.iter().find(|station| station.id() == id);
-            known.map_or_else(|| id.to_string(), |station| station.name().to_owned())
+            known.map_or_else(|| id.to_string(), |station| station.label().to_owned())
         };
         let edges = stations.iter().flat_map(|station| {
             let feeds = station.feeds().iter().map(|to| (Relation::Feeds, *to));
             let held_by = station.held_by().iter().map(|to| (Relation::HeldBy, *to));
             feeds.chain(held_by).map(|(relation, to)| Edge {
-                from: station.name().to_owned(),
+                from: station.label().to_owned(),
                 relation,
                 to: name_of(to),
             })
         });
-        Self { edges: edges.collect(), stations: stations.iter().map(|station| station.name().to_owned()).collect() }
+        Self { edges: edges.collect(), stations: stations.iter().map(|station| station.label().to_owned()).collect() }
     }
 }
 

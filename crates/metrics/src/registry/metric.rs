@@ -110,7 +110,7 @@ impl Instrument for Histogram {
 /// The names that a metric's series have in an export.
 pub(super) fn exported(kind: &str, name: &str) -> Vec<String> {
     let suffixes: &[&str] = match kind {
-        Counter::TYPE => &["_total", "_created"],
+        Counter::TYPE => &["", "_total", "_created"],
         Gauge::TYPE => &["", "_max"],
         _ => &["", "_sum", "_count", "_bucket", "_created"],
     };

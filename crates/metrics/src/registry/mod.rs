@@ -53,7 +53,8 @@ pub struct Registry {
 
 #[derive(Default)]
 struct Lists {
-    stations: Vec<Station>,
+    /// Each with a label that no other has.
+    stations: Vec<(Station, Arc<str>)>,
     metrics: Vec<Metric>,
 }
 
@@ -98,11 +99,13 @@ impl Registry {
         GLOBAL.get_or_init(Self::new)
     }
 
-    /// Adds a station, once; later calls with the same one change nothing.
+    /// Adds a station, once; later calls with the same one change nothing. If there is one of the same name, a number is put
+    /// behind the name in what the registry shows.
     pub fn add(&self, station: &Station) -> &Self {
         let mut lists = self.lists.lock();
-        if !lists.stations.iter().any(|known| known.id() == station.id()) {
-            lists.stations.push(station.clone());
+        if !lists.stations.iter().any(|(known, _)| known.id() == station.id()) {
+            let label = lists.label(station.name());
+            lists.stations.push((station.clone(), label));
         }
         self
     }
@@ -110,7 +113,7 @@ impl Registry {
     /// Takes a station out again; false if it is not there.
     pub fn remove(&self, station: &Station) -> bool {
         let mut lists = self.lists.lock();
-        let at = lists.stations.iter().position(|known| known.id() == station.id());
+        let at = lists.stations.iter().position(|(known, _)| known.id() == station.id());
         let removed = at.map(|at| lists.stations.remove(at));
         // What it was the last handle of is dropped after the lock is released.
         drop(lists);
@@ -210,7 +213,7 @@ impl Registry {
             lists.metrics.push(metric);
             return Ok(instrument);
         };
-        metric.check(I::TYPE, &asked)?;
+        metric.check(I::TYPE, &asked, &about)?;
         let Members::Fixed(members) = &mut metric.members else {
             return Err(RegisterError::Taken { name: about.name });
         };
@@ -231,6 +234,7 @@ impl Registry {
         about.check()?;
         describe::check_labels(about.labels.iter().map(|(name, _)| name.as_str()).chain(labels))?;
         about.normalise(I::TYPE);
+        about.labels.sort();
         if about.max_series == 0 {
             return Err(RegisterError::NoSeries { name: about.name });
         }
@@ -243,7 +247,10 @@ impl Registry {
             lists.metrics.push(Metric { kind: I::TYPE, label_names: names.to_vec(), members, about });
             return Ok(family);
         };
-        metric.check(I::TYPE, &names)?;
+        metric.check(I::TYPE, &names, &about)?;
+        if metric.about.labels != about.labels {
+            return Err(RegisterError::Differs { name: about.name, what: "labels that never change" });
+        }
         let there = match &metric.members {
             Members::Family(family) => family.as_any().downcast_ref::<Family<I, N>>().cloned(),
             Members::Fixed(_) => None,
@@ -259,13 +266,18 @@ impl Registry {
         let mut metrics: Vec<MetricSnapshot> = lists.metrics.iter().map(Metric::read).collect();
         drop(lists);
         metrics.sort_by(|a, b| a.name.cmp(&b.name));
-        RegistrySnapshot { stations: stations.iter().map(Station::snapshot).collect(), metrics }
+        let labelled = |(station, label): (Station, Arc<str>)| {
+            let mut snapshot = station.snapshot();
+            snapshot.label = label;
+            snapshot
+        };
+        RegistrySnapshot { stations: stations.into_iter().map(labelled).collect(), metrics }
     }
 
     /// The stations, in the order they were added.
     #[must_use]
     pub fn stations(&self) -> Vec<Station> {
-        self.lists.lock().stations.clone()
+        self.lists.lock().stations.iter().map(|(station, _)| station.clone()).collect()
     }
 
     /// A table of the present numbers, to be printed.
@@ -294,6 +306,16 @@ impl Description {
 }
 
 impl Lists {
+    /// The name, with a number behind it if need be; it stays, whoever else comes and goes.
+    fn label(&self, name: &str) -> Arc<str> {
+        let taken = |label: &str| self.stations.iter().any(|(_, there)| **there == *label);
+        if !taken(name) {
+            return name.into();
+        }
+        let numbered = (2..).map(|n: u32| format!("{name}#{n}"));
+        numbered.into_iter().find(|label| !taken(label)).unwrap_or_default().into()
+    }
+
     fn check_clash(&self, kind: &'static str, name: &str) -> Result<(), RegisterError> {
         let new = exported(kind, name);
         let clashes =
@@ -306,13 +328,19 @@ impl Lists {
 }
 
 impl Metric {
-    fn check(&self, kind: &'static str, labels: &[String]) -> Result<(), RegisterError> {
+    fn check(&self, kind: &'static str, labels: &[String], about: &Description) -> Result<(), RegisterError> {
         let name = self.about.name.clone();
         if self.kind != kind {
             return Err(RegisterError::OtherType { name, is: self.kind, asked: kind });
         }
         if self.label_names != labels {
             return Err(RegisterError::OtherLabels { name, has: self.label_names.clone(), asked: labels.to_vec() });
+        }
+        if self.about.seconds != about.seconds {
+            return Err(RegisterError::Differs { name, what: "unit" });
+        }
+        if about.buckets.is_some() && self.about.buckets != about.buckets {
+            return Err(RegisterError::Differs { name, what: "buckets" });
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{MetricSnapshot, Reading, RegistrySnapshot};
 use crate::histogram::DurationSnapshot;
-use crate::snapshot::StationSnapshot;
+use crate::snapshot::{StationSnapshot, sum};
 use crate::station::StationId;
 
 /// Snapshots as a table of text.
@@ -84,12 +84,12 @@ impl Table {
         let edges = row.feeds().iter().map(|id| self.name_of(*id));
         let held = row.held_by().iter().map(|id| format!("held by {}", self.name_of(*id)));
         [
-            one_line(row.name()),
+            one_line(row.label()),
             row.kind().name().to_owned(),
             row.arrivals.to_string(),
             row.served.to_string(),
             row.failed.to_string(),
-            (row.dropped + row.returned + row.refused).to_string(),
+            sum([row.dropped, row.returned, row.refused]).to_string(),
             row.waiting().to_string(),
             row.in_service().to_string(),
             median(row.wait()),
@@ -100,7 +100,7 @@ impl Table {
 
     fn name_of(&self, id: StationId) -> String {
         let known = self.rows.iter().find(|row| row.id() == id);
-        known.map_or_else(|| id.to_string(), |row| one_line(row.name()))
+        known.map_or_else(|| id.to_string(), |row| one_line(row.label()))
     }
 }
 
