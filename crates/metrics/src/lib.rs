@@ -3,7 +3,7 @@
 //! # When to use it
 //! Every fullbore primitive has a [`Station`] already; make your own around the parts of your program that are not one, and
 //! put them into a [`Registry`] to see where work waits. [`Counter`], [`Gauge`] and [`Histogram`] are for what is no station;
-//! [`measure`] is for a loop; [`activity`] for what threads spend their time on. Not for tracing single requests, and not
+//! [`measure()`] is for a loop; [`activity`] for what threads spend their time on. Not for tracing single requests, and not
 //! inside a global allocator or a signal handler.
 //!
 //! # Example

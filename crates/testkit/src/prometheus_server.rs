@@ -29,7 +29,7 @@ const DATA_DIR: &str = "data";
 ///
 /// The targets are scraped at `/metrics` as `job="fullbore"`, `instance="<address>"`. **The first scrape comes about five
 /// seconds after the start**: Prometheus looks for its targets no sooner, and no option changes that. So wait for what you
-/// expect with [`eventually`](crate::eventually) and a generous deadline:
+/// expect with [`eventually`](crate::eventually()) and a generous deadline:
 ///
 /// ```no_run
 /// use std::time::Duration;

@@ -1,5 +1,5 @@
-//! The only unsafe code of the crate. Two things need it: a pointer that is set once ([`OncePtr`]), and the way from an
-//! instrument to the memory that the running thread has for it ([`Handle`]).
+//! The only unsafe code of the crate. Two things need it: a pointer that is set once ([`OncePtr`](once_ptr::OncePtr)), and the
+//! way from an instrument to the memory that the running thread has for it ([`Handle`]).
 //!
 //! Invariants:
 //!
