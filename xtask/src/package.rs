@@ -1,7 +1,7 @@
 //! `package`: what would be published builds from nothing but what is in it.
 
-use std::env;
 use std::ffi::OsString;
+use std::{env, fs};
 
 use crate::call::Call;
 use crate::commands::no_arguments;
@@ -15,7 +15,14 @@ use crate::stop::Stop;
 /// A crate lacks a file or a field, or does not build alone.
 pub(crate) fn package(repo: &Repo, arguments: &[OsString]) -> Result<(), Stop> {
     no_arguments(arguments)?;
-    let mut call = Call::cargo().args(["package", "--workspace", "--locked"]);
+    // A place of its own, and empty: cargo takes a package of the same version for the same package, whatever is in it, and
+    // would build ours against what it built of their last state.
+    let place = repo.target_dir().join("package-check");
+    if place.exists() {
+        fs::remove_dir_all(&place)
+            .map_err(|error| Stop::failed(format!("cannot remove {}: {error}", place.display())))?;
+    }
+    let mut call = Call::cargo().args(["package", "--workspace", "--locked", "--target-dir"]).args([&place]);
     // cargo would package these too.
     for package in repo.packages()?.iter().filter(|package| !package.published) {
         call = call.args(["--exclude", &package.name]);
