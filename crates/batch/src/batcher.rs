@@ -104,8 +104,9 @@ macro_rules! way_in {
                 self.shared.submit(item, Patience::Policy(Some(deadline)))
             }
 
-            /// Submits an item and waits for its result: for room as the overflow policy says, then for the linger, then as
-            /// long as the process function takes.
+            /// Submits an item and waits for its result: for room as the overflow policy says, then until a worker is idle (or, with
+            /// [`eager_when_idle`](BatcherBuilder::eager_when_idle) off, for the linger), then as long as the process function
+            /// takes.
             ///
             /// # Errors
             /// Why there is no result; with the item if it was not accepted.
@@ -269,6 +270,7 @@ impl<T, R> Shared<T, R> {
             return Err(CallError::OwnThread(item));
         }
         let ticket = self.submit(item, Patience::Policy(deadline)).map_err(CallError::Refused)?;
+        self.hurry();
         let answer = match deadline {
             None => ticket.wait(),
             Some(deadline) => ticket.wait_deadline(deadline).map_err(|_| CallError::TimedOut)?,

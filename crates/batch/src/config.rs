@@ -3,13 +3,15 @@
 use std::fmt;
 use std::time::Duration;
 
-use fullbore_core::{BuildError, Clock, EnvReader, Failure, FromEnv, OnDrop, Overflow};
+use fullbore_core::{Backoff, BuildError, Clock, EnvReader, Failure, FromEnv, OnDrop, Overflow};
 
 use crate::batch::Batch;
 use crate::batcher::Batcher;
 use crate::engine::Shared;
 use crate::outcomes::IntoOutcomes;
+use crate::process::{ByRef, ByValue, Process};
 
+pub(crate) type RetryIf = Box<dyn Fn(&Failure) -> bool + Send + Sync>;
 pub(crate) type DeadLetter<T> = Box<dyn Fn(T, Failure) + Send + Sync>;
 
 /// The settings of a [`Batcher`], from code, a file (feature `serde`: unknown fields are refused) or the environment.
@@ -25,8 +27,26 @@ pub struct Config {
     pub linger: Duration,
     /// See [`BatcherBuilder::capacity`]. `None`: ten batches.
     pub capacity: Option<usize>,
+    /// See [`BatcherBuilder::eager_when_idle`].
+    pub eager_when_idle: bool,
     /// See [`BatcherBuilder::overflow`].
     pub overflow: Overflow,
+    /// See [`BatcherBuilder::workers`].
+    pub workers: usize,
+    /// See [`BatcherBuilder::ordered`].
+    pub ordered: bool,
+    /// See [`BatcherBuilder::max_attempts`].
+    pub max_attempts: u32,
+    /// See [`BatcherBuilder::backoff`].
+    #[cfg_attr(feature = "serde", serde(with = "fullbore_core::serde_text::duration"))]
+    pub backoff_min: Duration,
+    /// See [`BatcherBuilder::backoff`].
+    #[cfg_attr(feature = "serde", serde(with = "fullbore_core::serde_text::duration"))]
+    pub backoff_max: Duration,
+    /// See [`BatcherBuilder::jitter`].
+    pub jitter: bool,
+    /// See [`BatcherBuilder::isolate_poison`].
+    pub isolate_poison: bool,
     /// See [`BatcherBuilder::on_drop`].
     pub on_drop: OnDrop,
 }
@@ -38,11 +58,22 @@ impl Default for Config {
             max_items: 500,
             linger: Duration::from_millis(10),
             capacity: None,
+            eager_when_idle: true,
             overflow: Overflow::default(),
+            workers: 1,
+            ordered: false,
+            max_attempts: 1,
+            backoff_min: Duration::from_millis(100),
+            backoff_max: Duration::from_secs(30),
+            jitter: true,
+            isolate_poison: false,
             on_drop: OnDrop::default(),
         }
     }
 }
+
+/// More would be a mistake in the unit.
+const MAX_WORKERS: usize = 1024;
 
 /// So that a variable that is not set leaves the capacity to follow `max_items`.
 struct Places(Option<usize>);
@@ -74,11 +105,40 @@ impl Config {
         env.read("max_items", &mut config.max_items)?;
         env.read("linger", &mut config.linger)?;
         env.read("capacity", &mut capacity)?;
+        env.read("eager_when_idle", &mut config.eager_when_idle)?;
         env.read("overflow", &mut config.overflow)?;
+        env.read("workers", &mut config.workers)?;
+        env.read("ordered", &mut config.ordered)?;
+        env.read("max_attempts", &mut config.max_attempts)?;
+        env.read("backoff_min", &mut config.backoff_min)?;
+        env.read("backoff_max", &mut config.backoff_max)?;
+        env.read("jitter", &mut config.jitter)?;
+        env.read("isolate_poison", &mut config.isolate_poison)?;
         env.read("on_drop", &mut config.on_drop)?;
         env.finish()?;
         config.capacity = capacity.0;
         Ok(config)
+    }
+
+    pub(crate) fn backoff(&self) -> Backoff {
+        Backoff { min: self.backoff_min, max: self.backoff_max, jitter: self.jitter }
+    }
+
+    fn check(&self) -> Result<(), BuildError> {
+        BuildError::refuse_zero("max_items", self.max_items)?;
+        if !(1..=MAX_WORKERS).contains(&self.workers) {
+            return Err(BuildError::config("workers", self.workers, format!("1 to {MAX_WORKERS}")));
+        }
+        BuildError::refuse_zero("max_attempts", self.max_attempts as usize)?;
+        if self.backoff_min > self.backoff_max {
+            let expected = format!("at most backoff_max ({:?})", self.backoff_max);
+            return Err(BuildError::config("backoff_min", format!("{:?}", self.backoff_min), expected));
+        }
+        if self.places() < self.max_items {
+            let expected = format!("at least max_items, which is {}", self.max_items);
+            return Err(BuildError::config("capacity", self.places(), expected));
+        }
+        Ok(())
     }
 
     /// The capacity that holds: the one that was set, or ten batches.
@@ -92,11 +152,12 @@ pub struct BatcherBuilder<T> {
     config: Config,
     clock: Clock,
     dead_letter: Option<DeadLetter<T>>,
+    retry_if: Option<RetryIf>,
 }
 
 impl<T> Default for BatcherBuilder<T> {
     fn default() -> Self {
-        Self { config: Config::default(), clock: Clock::default(), dead_letter: None }
+        Self { config: Config::default(), clock: Clock::default(), dead_letter: None, retry_if: None }
     }
 }
 
@@ -108,7 +169,7 @@ impl<T> BatcherBuilder<T> {
         self
     }
 
-    /// The name in reports and in the thread's name, `fullbore-batch-<name>-0`. Default: `batch`.
+    /// The name in reports and in the threads' names, `fullbore-batch-<name>-<n>`. Default: `batch`.
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.config.name = name.into();
@@ -148,6 +209,17 @@ impl<T> BatcherBuilder<T> {
         self
     }
 
+    /// Whether [`Batcher::call`] does not linger: an idle worker takes its item at once, with all that waits. Its caller waits,
+    /// and if it is alone nobody else is coming; under load batches fill while the workers are busy. Without it every caller
+    /// pays the linger, for larger batches when there are few of them. `send` and `submit` always linger.
+    ///
+    /// Default: true.
+    #[must_use]
+    pub fn eager_when_idle(mut self, eager_when_idle: bool) -> Self {
+        self.config.eager_when_idle = eager_when_idle;
+        self
+    }
+
     /// What [`Batcher::send`] does when all places are taken. Blocking makes producers as slow as the process function;
     /// `DropOldest` suits data of which the newest counts.
     ///
@@ -155,6 +227,84 @@ impl<T> BatcherBuilder<T> {
     #[must_use]
     pub fn overflow(mut self, overflow: Overflow) -> Self {
         self.config.overflow = overflow;
+        self
+    }
+
+    /// How many batches are processed at once, each on a thread of its own. More hide the latency of what the process
+    /// function calls; then effects have no order any more, not even those of one producer. Choose what the other side takes
+    /// at once: connections, permits.
+    ///
+    /// Default: 1, at most 1,024: effects in the order of the batches.
+    #[must_use]
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.config.workers = workers;
+        self
+    }
+
+    /// With several workers, whether results are told in the order of the batches: counts, tickets and dead letters of a batch
+    /// come after those of all batches that began before it. It orders results, **not effects**. A slow batch then holds up
+    /// the workers of its successors.
+    ///
+    /// Default: false: each batch tells its results when it has them.
+    #[must_use]
+    pub fn ordered(mut self, ordered: bool) -> Self {
+        self.config.ordered = ordered;
+        self
+    }
+
+    /// How often a batch that fails as a whole is tried, the first time included, before it is given up or taken apart. Its
+    /// successors wait meanwhile (with one worker): effects stay in order. Only with [`build_by_ref`](Self::build_by_ref), which keeps the items.
+    /// Choose by how long the failures last that pass by themselves, together with [`backoff`](Self::backoff).
+    ///
+    /// Default: 1, no second attempt: not every process function can be called twice.
+    #[must_use]
+    pub fn max_attempts(mut self, max_attempts: u32) -> Self {
+        self.config.max_attempts = max_attempts;
+        self
+    }
+
+    /// The pause before the second attempt, and the longest one; it doubles in between. Choose `max` shorter than the time in
+    /// which the buffer fills, or producers will notice each outage.
+    ///
+    /// Default: 100 ms and 30 s.
+    #[must_use]
+    pub fn backoff(mut self, min: Duration, max: Duration) -> Self {
+        self.config.backoff_min = min;
+        self.config.backoff_max = max;
+        self
+    }
+
+    /// Whether pauses are lengthened at random, by up to as much again, so that programs which failed together do not all come
+    /// back together. Without, they are exact.
+    ///
+    /// Default: true.
+    #[must_use]
+    pub fn jitter(mut self, jitter: bool) -> Self {
+        self.config.jitter = jitter;
+        self
+    }
+
+    /// Which failures may pass by themselves and are worth another attempt: an outage, a deadlock victim. What may pass
+    /// concerns the whole batch; it is not taken apart for it. All others are final at once, or a case for
+    /// [`isolate_poison`](Self::isolate_poison). It runs on the batcher's thread; a panic counts as no.
+    ///
+    /// Default: all, if there is more than one attempt.
+    #[must_use]
+    pub fn retry_if(mut self, retry_if: impl Fn(&Failure) -> bool + Send + Sync + 'static) -> Self {
+        self.retry_if = Some(Box::new(retry_if));
+        self
+    }
+
+    /// Whether a batch that has failed is taken apart, so that only the items fail that fail alone: halves are tried, and
+    /// halves of those that fail. With `k` bad items among `n` that is at most `2 k (1 + log2 n)` further calls. Only with
+    /// [`build_by_ref`](Self::build_by_ref), for a process function that has done nothing when it fails, as a transaction
+    /// that is rolled back; say with [`retry_if`](Self::retry_if) what an outage is, or all items will be asked one by one
+    /// while the database is down.
+    ///
+    /// Default: false: the batch fails as a whole.
+    #[must_use]
+    pub fn isolate_poison(mut self, isolate_poison: bool) -> Self {
+        self.config.isolate_poison = isolate_poison;
         self
     }
 
@@ -178,11 +328,13 @@ impl<T> BatcherBuilder<T> {
     }
 
     /// Gets the accepted items that were never processed: displaced ones (`DropOldest`; [`Failure::Dropped`]) and those left
-    /// when the batcher is dropped or a `Shutdown` runs out of time ([`Failure::Closed`]). It does **not** get items whose
-    /// batch failed: the process function has consumed them, and is the one to keep what it cannot store.
+    /// when the batcher is dropped or a `Shutdown` runs out of time ([`Failure::Closed`]). With
+    /// [`build_by_ref`](Self::build_by_ref) it also gets the items that have failed for good, each with its failure. With
+    /// [`build`](Self::build) it does **not**: the process function has consumed them, and is the one to keep what it cannot
+    /// store.
     ///
-    /// It runs on the thread that sends, drops or shuts down, should not wait, and should not send to the same batcher. A
-    /// panic goes to the sender; at a drop it is contained.
+    /// It runs on the thread that sends, drops or shuts down, or on the batcher's own, should not wait, and should not send to
+    /// the same batcher. A panic goes to the sender; elsewhere it is contained.
     ///
     /// Default: none; such items are dropped and counted.
     #[must_use]
@@ -191,8 +343,8 @@ impl<T> BatcherBuilder<T> {
         self
     }
 
-    /// The batcher, with `process` as its function: it is called with one batch at a time, on one thread, and dropped on that
-    /// thread at close. See [`IntoOutcomes`] for what it may return. A panic fails the batch; the next one is processed.
+    /// The batcher, with `process` as its function: it is called with one batch at a time on each worker's thread, and dropped
+    /// on the last of them at close. See [`IntoOutcomes`] for what it may return. A panic fails the batch; the next one is processed.
     ///
     /// # Errors
     /// [`BuildError::Config`] for a `max_items` of zero, a `capacity` below `max_items`, or a name that no thread can have;
@@ -204,14 +356,57 @@ impl<T> BatcherBuilder<T> {
         F: Fn(Batch<T>) -> O + Send + Sync + 'static,
         O: IntoOutcomes<R>,
     {
-        let Self { config, clock, dead_letter } = self;
-        BuildError::refuse_zero("max_items", config.max_items)?;
-        let places = config.places();
-        if places < config.max_items {
-            let expected = format!("at least max_items, which is {}", config.max_items);
-            return Err(BuildError::config("capacity", places, expected));
+        const KEEPS: &str = "build_by_ref, which keeps the items for it";
+        if self.config.max_attempts > 1 {
+            return Err(BuildError::config("max_attempts", self.config.max_attempts, format!("1, or {KEEPS}")));
         }
-        Shared::start(config, places, clock, dead_letter, process).map(Batcher::new)
+        if self.config.isolate_poison {
+            return Err(BuildError::config("isolate_poison", true, format!("false, or {KEEPS}")));
+        }
+        self.start(ByValue(process))
+    }
+
+    /// The batcher, with a process function that borrows the items, so that a batch which fails can be tried again
+    /// ([`max_attempts`](Self::max_attempts)) or taken apart ([`isolate_poison`](Self::isolate_poison)), and what fails for
+    /// good goes to the dead-letter hook. Otherwise as [`build`](Self::build).
+    ///
+    /// ```
+    /// use fullbore_batch::Batcher;
+    /// use std::sync::mpsc;
+    ///
+    /// let (bad, letters) = mpsc::channel();
+    /// let sum = Batcher::builder()
+    ///     .isolate_poison(true)
+    ///     .dead_letter(move |text: &str, failure| drop(bad.send((text, failure.to_string()))))
+    ///     .build_by_ref(|texts: &[&str]| texts.iter().map(|text| text.parse::<i32>()).collect::<Result<Vec<_>, _>>())?;
+    /// let tickets = ["1", "two", "3"].map(|text| sum.submit(text));
+    /// sum.close()?;
+    /// let sum: i32 = tickets.into_iter().filter_map(|ticket| ticket.ok()?.wait().ok()).sum();
+    /// assert_eq!(sum, 4, "only the bad one has failed");
+    /// assert_eq!(letters.recv()?, ("two", "invalid digit found in string".to_owned()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`build`](Self::build).
+    pub fn build_by_ref<R, O, F>(self, process: F) -> Result<Batcher<T, R>, BuildError>
+    where
+        T: Send + 'static,
+        R: Send + 'static,
+        F: Fn(&[T]) -> O + Send + Sync + 'static,
+        O: IntoOutcomes<R>,
+    {
+        self.start(ByRef(process))
+    }
+
+    fn start<R: Send + 'static>(self, process: impl Process<T, R>) -> Result<Batcher<T, R>, BuildError>
+    where
+        T: Send + 'static,
+    {
+        let Self { config, clock, dead_letter, retry_if } = self;
+        config.check()?;
+        let places = config.places();
+        Shared::start(config, places, clock, dead_letter, retry_if, process).map(Batcher::new)
     }
 }
 

@@ -1,18 +1,18 @@
-//! The thread, and everything that it shares with senders. `README.md` of the crate has the protocol.
+//! The threads, and everything that they share with senders. `README.md` of the crate has the protocol.
 
 use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fullbore_core::{
-    BuildError, CallerSpan, Clock, Crew, Event, Events, Failure, FlushError, Group, Inbox, Leftover, Patience, Ready,
-    SendError, Undelivered, contain,
+    BuildError, CallerSpan, Clock, Crew, Event, Events, Failure, FlushError, Group, Inbox, Leftover, Monitor, Patience,
+    Ready, SendError, Undelivered, Waiters, contain,
 };
 use fullbore_metrics::{Departure, Outcome, Station, StationId, StationKind, sampled};
 
-use crate::batch::Batch;
-use crate::config::{Config, DeadLetter};
-use crate::outcomes::{IntoOutcomes, Kind, Outcomes};
+use crate::config::{Config, DeadLetter, RetryIf};
+use crate::outcomes::{Kind, Outcomes};
+use crate::process::{Host, Process, Processed, Verdict};
 use crate::ticket::Reply;
 
 /// A thread outside the process function has only to end. It gets this long beyond the deadline, so that a close without
@@ -21,7 +21,7 @@ const WIND_UP: Duration = Duration::from_millis(100);
 
 thread_local!(static SERVES: Cell<Option<StationId>> = const { Cell::new(None) });
 
-/// Whether the calling thread is the one of the batcher with this station: whoever waits here waits for himself. Not
+/// Whether the calling thread is one of the batcher with this station: whoever waits here waits for himself. Not
 /// `Crew::is_member`, which takes a lock: every `send` asks.
 pub(crate) fn is_inside(of: StationId) -> bool {
     SERVES.with(|serves| serves.get() == Some(of))
@@ -34,6 +34,18 @@ pub(crate) struct Shared<T, R> {
     events: Events,
     config: Config,
     dead_letter: Option<DeadLetter<T>>,
+    retry_if: Option<RetryIf>,
+    pause: Monitor<Pause>,
+}
+
+/// The threads' rests between two attempts.
+#[derive(Default)]
+struct Pause {
+    /// So many items are in batches that rest: their threads are not in user code.
+    resting: usize,
+    /// There is no time for another attempt any more.
+    given_up: bool,
+    over: Waiters,
 }
 
 pub(crate) struct Envelope<T, R> {
@@ -50,44 +62,56 @@ pub(crate) struct Left<T, R> {
 }
 
 impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
-    pub(crate) fn start<O, F>(
+    pub(crate) fn start(
         config: Config,
         capacity: usize,
         clock: Clock,
         dead_letter: Option<DeadLetter<T>>,
-        process: F,
-    ) -> Result<Arc<Self>, BuildError>
-    where
-        F: Fn(Batch<T>) -> O + Send + Sync + 'static,
-        O: IntoOutcomes<R>,
-    {
+        retry_if: Option<RetryIf>,
+        process: impl Process<T, R>,
+    ) -> Result<Arc<Self>, BuildError> {
         let shared = Arc::new(Self {
             inbox: Inbox::new(capacity, config.overflow, clock.clone()),
-            crew: Crew::new("batch", &config.name, clock),
-            station: Station::builder(config.name.clone()).kind(StationKind::Batch).capacity(capacity).build(),
+            crew: Crew::new("batch", &config.name, clock.clone()),
+            pause: Monitor::new(Pause::default(), clock),
+            retry_if,
+            station: Station::builder(config.name.clone())
+                .kind(StationKind::Batch)
+                .parallelism(config.workers)
+                .capacity(capacity)
+                .build(),
             events: Events::new("batch", &config.name),
             config,
             dead_letter,
         });
-        let worker = Arc::clone(&shared);
-        shared.crew.spawn(move || {
-            SERVES.with(|serves| serves.set(Some(worker.station.id())));
-            worker.work(&process);
-            worker.user_code(move || drop(process));
-            // The last one to hold it drops the dead-letter hook with it; its events are gone then, too.
-            contain(move || drop(worker)).ok();
-        })?;
+        let process = Arc::new(process);
+        for _ in 0..shared.config.workers {
+            let (worker, process) = (Arc::clone(&shared), Arc::clone(&process));
+            let started = shared.crew.spawn(move || {
+                SERVES.with(|serves| serves.set(Some(worker.station.id())));
+                worker.work(&*process);
+                worker.user_code(move || drop(process));
+                // The last one to hold it drops the dead-letter hook with it; its events are gone then, too.
+                contain(move || drop(worker)).ok();
+            });
+            if let Err(error) = started {
+                // Those that were started have nothing to do yet.
+                shared.inbox.close();
+                shared.crew.join(None);
+                return Err(error);
+            }
+        }
         Ok(shared)
     }
 
-    fn work<O: IntoOutcomes<R>>(&self, process: &impl Fn(Batch<T>) -> O) {
+    fn work(&self, process: &impl Process<T, R>) {
         let ready = Ready { max_items: self.config.max_items, linger: self.config.linger };
         while let Some(group) = self.inbox.take(ready, None) {
             self.process(group, process);
         }
     }
 
-    fn process<O: IntoOutcomes<R>>(&self, group: Group<Envelope<T, R>>, process: &impl Fn(Batch<T>) -> O) {
+    fn process(&self, group: Group<Envelope<T, R>>, process: &impl Process<T, R>) {
         let Group { items, mut ticket } = group;
         let count = items.len();
         let clock = self.inbox.clock();
@@ -106,12 +130,10 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
             span.get_or_insert(envelope.span);
         }
         let span = span.unwrap_or_default();
-        let outcomes = contain(|| span.in_scope(|| process(Batch::new(batch)).into_outcomes(count)));
-        let outcomes = outcomes.unwrap_or_else(|panicked| {
-            span.in_scope(|| self.say(Event::Panic, &panicked));
-            Outcomes::failed(panicked)
-        });
-        let outcomes = self.checked(outcomes, count);
+        let Processed { outcomes, kept } = process.run(batch, &InSpan { shared: self, span: &span, count });
+        if self.config.workers > 1 && self.config.ordered {
+            self.inbox.wait_turn(&ticket);
+        }
         self.station.took(clock.now().saturating_duration_since(began));
         let served = match &outcomes {
             Kind::Done(results) => results.len(),
@@ -124,6 +146,7 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
         if replies.iter().any(Reply::is_wanted) {
             self.inbox.vacate(&mut ticket);
         }
+        let letters = self.letters(kept, &outcomes);
         match outcomes {
             Kind::Done(results) => {
                 replies.into_iter().zip(results).for_each(|(reply, result)| self.answer(reply, Ok(result)));
@@ -137,7 +160,31 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
                 self.user_code(|| drop(failure));
             }
         }
+        for (item, failure) in letters {
+            self.user_code(|| span.in_scope(|| self.bury(item, failure)));
+        }
         self.inbox.done(ticket);
+    }
+
+    /// The items that have failed, of those that were kept, for the dead-letter hook.
+    fn letters(&self, kept: Vec<T>, outcomes: &Kind<R>) -> Vec<(T, Failure)> {
+        match outcomes {
+            _ if self.dead_letter.is_none() => {}
+            Kind::Done(_) => {}
+            Kind::Each(results) => {
+                let mut letters = Vec::new();
+                for (item, result) in kept.into_iter().zip(results) {
+                    match result {
+                        Ok(_) => self.user_code(|| drop(item)),
+                        Err(failure) => letters.push((item, failure.clone())),
+                    }
+                }
+                return letters;
+            }
+            Kind::Failed(failure) => return kept.into_iter().map(|item| (item, failure.clone())).collect(),
+        }
+        self.user_code(|| drop(kept));
+        Vec::new()
     }
 
     /// Refuses a wrong number of results. Their destructors are user code: two panics in one drop of all would abort.
@@ -207,12 +254,23 @@ impl<T, R> Shared<T, R> {
         let Envelope { item, reply, span: _ } = envelope;
         self.station.departed(Departure::Dropped, 1);
         reply.resolve(Err(failure.clone()));
+        self.bury(item, failure);
+    }
+
+    fn bury(&self, item: T, failure: Failure) {
         match &self.dead_letter {
             Some(hook) => {
                 self.events.emit(Event::DeadLetter, || &failure);
                 hook(item, failure);
             }
             None => self.events.emit(Event::Drop, || failure),
+        }
+    }
+
+    /// Somebody waits: as soon as a worker is idle, there is nothing to linger for.
+    pub(crate) fn hurry(&self) {
+        if self.config.eager_when_idle {
+            self.inbox.hurry();
         }
     }
 
@@ -239,18 +297,29 @@ impl<T, R> Shared<T, R> {
             }
             self.inbox.take_back()
         };
-        // Nothing is left to take: from here on the thread can only finish its batch and end.
-        let in_flight = self.inbox.in_flight();
+        // Nothing is left to take: from here on the thread can only finish its batch and end. A batch that waits for another
+        // attempt has had its last.
+        let resting = self.wake_for_good();
+        let busy = self.inbox.in_flight() > resting;
         let stuck = if inside {
             Vec::new()
         } else {
-            let patience = if in_flight == 0 { WIND_UP } else { Duration::ZERO };
+            let patience = if busy { Duration::ZERO } else { WIND_UP };
             self.crew.join(self.clock().after(patience))
         };
+        let in_flight = self.inbox.in_flight();
         if in_flight > 0 || !stuck.is_empty() {
             self.events.emit(Event::Abandoned, || format!("{in_flight} items in process"));
         }
         Left { items, in_flight, stuck }
+    }
+
+    /// Ends all rests between two attempts, now and from now on; how many items were in them.
+    fn wake_for_good(&self) -> usize {
+        let mut pause = self.pause.lock();
+        pause.given_up = true;
+        pause.notify_all(|pause| &mut pause.over);
+        pause.resting
     }
 
     /// What was left goes back to whoever closed.
@@ -286,5 +355,55 @@ impl<T, R> Shared<T, R> {
     /// An event on a thread that must go on: a subscriber is user code, too.
     fn say(&self, event: Event, failure: &Failure) {
         contain(|| self.events.emit(event, || failure)).ok();
+    }
+}
+
+/// What a process function is run in: the span of the caller that sent the batch's oldest item.
+struct InSpan<'a, T, R> {
+    shared: &'a Shared<T, R>,
+    span: &'a CallerSpan,
+    /// Items in the batch.
+    count: usize,
+}
+
+impl<T: Send + 'static, R: Send + 'static> Host<R> for InSpan<'_, T, R> {
+    fn call(&self, items: usize, f: &mut dyn FnMut() -> Outcomes<R>) -> Kind<R> {
+        let outcomes = contain(|| self.span.in_scope(f));
+        let outcomes = outcomes.unwrap_or_else(|panicked| {
+            self.span.in_scope(|| self.shared.say(Event::Panic, &panicked));
+            Outcomes::failed(panicked)
+        });
+        self.shared.checked(outcomes, items)
+    }
+
+    fn judge(&self, failure: &Failure) -> Verdict {
+        let Some(retry_if) = &self.shared.retry_if else { return Verdict::Unknown };
+        match contain(|| retry_if(failure)) {
+            Ok(true) => Verdict::Passing,
+            Ok(false) => Verdict::Lasting,
+            Err(panicked) => {
+                self.shared.say(Event::Panic, &panicked);
+                Verdict::Lasting
+            }
+        }
+    }
+
+    fn pause(&self, attempts: u32, failure: &Failure) -> bool {
+        let shared = self.shared;
+        if attempts >= shared.config.max_attempts {
+            return false;
+        }
+        let length = shared.config.backoff().pause(attempts);
+        self.span.in_scope(|| shared.say(Event::Retry, failure));
+        let until = shared.clock().after(length);
+        let mut pause = shared.pause.lock();
+        pause.resting += self.count;
+        pause.wait_until(|pause| &mut pause.over, until, |pause| pause.given_up);
+        pause.resting -= self.count;
+        !pause.given_up
+    }
+
+    fn isolates(&self) -> bool {
+        self.shared.config.isolate_poison && !self.shared.pause.lock().given_up
     }
 }

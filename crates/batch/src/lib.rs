@@ -24,9 +24,13 @@
 //! ```
 //!
 //! # Guarantees
-//! - A batch starts when `max_items` are there, when its first item has waited for `linger`, at a flush, or at the close.
+//! - A batch starts when `max_items` are there, when its first item has waited for `linger`, at a flush, at the close, or for
+//!   a [`Batcher::call`].
 //!   While the process function is busy items collect, and time spent there is not added to the next wait.
-//! - The items of one producer enter batches in the order in which it sent them; batches are processed one after the other.
+//! - The items of one producer enter batches in the order in which it sent them; batches are processed one after the other,
+//!   unless there are several workers.
+//! - A batch that fails can be tried again, and taken apart until only the bad items fail; what fails for good goes to the
+//!   dead-letter hook ([`BatcherBuilder::build_by_ref`]).
 //! - At most `capacity` items are accepted and not yet processed; [`Overflow`](fullbore_core::Overflow) says what happens
 //!   to more.
 //! - Every accepted item is processed once, or dead-lettered, or handed back at close. Every [`Ticket`] is resolved,
@@ -36,11 +40,11 @@
 //! - Waiting for a batcher inside its own process function is an error, not a deadlock.
 //!
 //! # What it costs
-//! One thread with the standard stack. One lock for each item; a ticket allocates one small object. At rest the buffer, at
+//! One thread for each worker (one, unless set otherwise) with the standard stack. One lock for each item; a ticket allocates one small object. At rest the buffer, at
 //! most `capacity` items and some 40 bytes for each.
 //!
 //! # Trade-offs
-//! Linger is latency bought for larger batches: a lone caller of [`Batcher::call`] pays it in full. One thread processes, so
+//! Linger is latency bought for larger batches; a lone caller of [`Batcher::call`] does not pay it. One thread processes, so
 //! effects are ordered, and a slow batch holds up its successors.
 //!
 //! # Fork
@@ -58,6 +62,7 @@ mod config;
 mod engine;
 mod error;
 mod outcomes;
+mod process;
 mod ticket;
 
 #[doc(inline)]

@@ -177,7 +177,8 @@ fn c3_every_wait_has_a_deadline() {
 #[test]
 fn c3_a_call_that_was_accepted_times_out_without_its_item() {
     let clock = PausedClock::new();
-    let batcher = Batcher::builder().linger(NEVER).clock(&clock).build(|_: Batch<u32>| ()).unwrap();
+    let batcher =
+        Batcher::builder().linger(NEVER).eager_when_idle(false).clock(&clock).build(|_: Batch<u32>| ()).unwrap();
     thread::scope(|scope| {
         let deadline = clock.now() + Duration::from_secs(1);
         let call = scope.spawn(move || batcher.call_deadline(1, deadline).map_err(|error| (error, batcher)));

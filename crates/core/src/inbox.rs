@@ -215,6 +215,23 @@ impl<T> Inbox<T> {
         self.monitor.lock().leave(|s| &mut s.room, count);
     }
 
+    /// Ends the linger of what waits: the next taker takes it at once, now or when it comes.
+    pub fn hurry(&self) {
+        let mut state = self.monitor.lock();
+        state.hurry_below = state.next;
+        state.notify_all(|s| &mut s.not_empty);
+    }
+
+    /// Waits until all groups that were taken before this one are done.
+    ///
+    /// # Deadlock
+    /// On a thread that has one of them itself.
+    pub fn wait_turn(&self, ticket: &GroupTicket) {
+        let mut state = self.monitor.lock();
+        let first_of_all = |s: &mut State<T>| s.in_flight.iter().all(|(first, _)| *first >= ticket.first);
+        state.wait_until(|s| &mut s.progress, None, first_of_all);
+    }
+
     /// A group is done; gives its places back.
     #[expect(clippy::needless_pass_by_value, reason = "a group is done once")]
     pub fn done(&self, ticket: GroupTicket) {
@@ -229,7 +246,7 @@ impl<T> Inbox<T> {
     pub fn flush(&self, deadline: Option<Instant>) -> bool {
         let mut state = self.monitor.lock();
         let target = state.next;
-        state.hurry_below = state.hurry_below.max(target);
+        state.hurry_below = target;
         state.notify_all(|s| &mut s.not_empty);
         state.wait_until(|s| &mut s.progress, deadline, |s| s.oldest_open() >= target)
     }

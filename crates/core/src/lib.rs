@@ -44,6 +44,7 @@
 //! - `tracing`: rare events of all primitives.
 #![forbid(unsafe_code)]
 
+mod backoff;
 mod clock;
 mod crew;
 mod env;
@@ -64,6 +65,7 @@ mod sync;
 
 #[doc(inline)]
 pub use crate::{
+    backoff::Backoff,
     clock::{Clock, PausedClock},
     crew::{Crew, OnDrop},
     env::{EnvReader, FromEnv},

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fullbore_core::{BuildError, Clock, EnvReader, OnDrop, Overflow};
+use fullbore_core::{Backoff, BuildError, Clock, EnvReader, OnDrop, Overflow};
 use fullbore_limit::Limit;
 
 use crate::job::{DeadLetter, IntoVerdict, Job, Verdict};
@@ -78,6 +78,10 @@ impl Config {
         env.read("on_drop", &mut config.on_drop)?;
         env.finish()?;
         Ok(config)
+    }
+
+    pub(crate) fn backoff(&self) -> Backoff {
+        Backoff { min: self.backoff_min, max: self.backoff_max, jitter: self.jitter }
     }
 
     fn check(&self) -> Result<(), BuildError> {

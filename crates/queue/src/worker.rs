@@ -2,11 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use fullbore_core::{CallerSpan, Event, Failure, Locked, contain};
 use fullbore_metrics::Outcome;
 
-use crate::config::{Config, Handler};
+use crate::config::Handler;
 use crate::job::{Job, Verdict};
 use crate::shared::Shared;
 use crate::store::{Entry, Store};
@@ -121,7 +120,7 @@ fn attempt<J: Send + 'static>(shared: &Shared<J>, handler: &Handler<J>, mut entr
         }
         Verdict::Retry(failure) if entry.job.attempt < shared.config.max_attempts => {
             // Now: neither the random numbers nor the subscriber belong under the lock.
-            let (pause, span) = (pause(&shared.config, entry.job.attempt), entry.job.span.clone());
+            let (pause, span) = (shared.config.backoff().pause(entry.job.attempt), entry.job.span.clone());
             Ended::Again { entry, pause, failure, span }
         }
         Verdict::Retry(failure) | Verdict::Dead(failure) => Ended::Finished(give_up(shared, entry.job, failure)),
@@ -174,56 +173,14 @@ pub(crate) fn later(now: Instant, pause: Duration) -> Instant {
     now.checked_add(pause).or_else(|| now.checked_add(LATE)).unwrap_or(now)
 }
 
-/// How long to wait after this many attempts.
-fn pause(config: &Config, attempts: u32) -> Duration {
-    /// After so many doublings a nanosecond is the longest `Duration`: further attempts change nothing.
-    const DOUBLINGS: u32 = 94;
-    let backoff = ExponentialBuilder::default()
-        .with_min_delay(config.backoff_min)
-        .with_max_delay(config.backoff_max)
-        .with_max_times(attempts.min(DOUBLINGS + 1) as usize);
-    let backoff = if config.jitter { backoff.with_jitter() } else { backoff };
-    backoff.build().last().unwrap_or(config.backoff_max)
-}
-
 #[cfg(all(test, not(fullbore_loom)))]
 mod tests {
     use super::*;
 
-    fn pauses(config: &Config, attempts: impl Iterator<Item = u32>) -> Vec<Duration> {
-        attempts.map(|attempts| pause(config, attempts)).collect()
-    }
-
     #[test]
-    fn pauses_double_up_to_the_maximum() {
-        let config = Config {
-            backoff_min: Duration::from_millis(125),
-            backoff_max: Duration::from_millis(1100),
-            jitter: false,
-            ..Config::default()
-        };
-        let millis: Vec<u128> = pauses(&config, 1..=6).iter().map(Duration::as_millis).collect();
-        assert_eq!(millis, [125, 250, 500, 1000, 1100, 1100]);
-    }
-
-    #[test]
-    fn extreme_settings_have_a_pause() {
-        let config = |min, max| Config { backoff_min: min, backoff_max: max, ..Config::default() };
-        let far = [1, 64, u32::MAX].into_iter();
-        assert_eq!(pauses(&config(Duration::ZERO, Duration::ZERO), far.clone()), [Duration::ZERO; 3]);
-        assert_eq!(pauses(&config(Duration::ZERO, Duration::MAX), far.clone()), [Duration::ZERO; 3]);
-        assert_eq!(pauses(&config(Duration::MAX, Duration::MAX), far), [Duration::MAX; 3]);
-        let widest = Config { jitter: false, ..config(Duration::from_nanos(1), Duration::MAX) };
-        assert_eq!(pause(&widest, u32::MAX), Duration::MAX);
+    fn a_moment_too_far_away_is_late() {
         let now = Instant::now();
         assert!(later(now, Duration::MAX) > now + Duration::from_secs(3600 * 24 * 365 * 100));
-    }
-
-    #[test]
-    fn jitter_lengthens_each_pause_by_less_than_itself() {
-        let config = Config { backoff_min: Duration::from_millis(125), jitter: true, ..Config::default() };
-        let fourth: Vec<u128> = (0..1000).map(|_| pause(&config, 4).as_millis()).collect();
-        assert!(fourth.iter().all(|pause| (1000..=2000).contains(pause)), "{fourth:?}");
-        assert!(fourth.iter().any(|pause| *pause < 1500) && fourth.iter().any(|pause| *pause >= 1500), "{fourth:?}");
+        assert_eq!(later(now, Duration::from_secs(1)), now + Duration::from_secs(1));
     }
 }
