@@ -20,7 +20,7 @@ pub(crate) trait Host<R> {
     /// Waits before the next attempt. False if the batcher has no time for it any more, or there has been the last.
     fn pause(&self, attempts: u32, failure: &Failure) -> bool;
 
-    /// Whether a failed batch is taken apart.
+    /// Whether a failed batch is taken apart, and there is time for it.
     fn isolates(&self) -> bool;
 }
 
@@ -85,7 +85,7 @@ where
                 break Kind::Failed(failure);
             }
             let mut each = Vec::with_capacity(items.len());
-            self.halves(&items, host, &mut each);
+            self.halves(&items, &failure, host, &mut each);
             break Kind::Each(each);
         };
         Processed { outcomes, kept: items }
@@ -101,19 +101,24 @@ impl<F> ByRef<F> {
         host.call(items.len(), &mut || (self.0)(items).into_outcomes(items.len()))
     }
 
-    /// Both halves of what has failed together, each for itself.
-    fn halves<T, R, O>(&self, items: &[T], host: &dyn Host<R>, each: &mut Vec<Result<R, Failure>>)
+    /// Both halves of what has failed together, each for itself. Once there is no time any more, what is left has failed as it
+    /// did together.
+    fn halves<T, R, O>(&self, items: &[T], together: &Failure, host: &dyn Host<R>, each: &mut Vec<Result<R, Failure>>)
     where
         F: Fn(&[T]) -> O,
         O: IntoOutcomes<R>,
     {
         let (first, second) = items.split_at(items.len() / 2);
         for half in [first, second] {
+            if !host.isolates() {
+                each.extend(half.iter().map(|_| Err(together.clone())));
+                continue;
+            }
             match self.once(half, host) {
                 Kind::Done(results) => each.extend(results.into_iter().map(Ok)),
                 Kind::Each(results) => each.extend(results),
                 Kind::Failed(failure) if half.len() == 1 => each.push(Err(failure)),
-                Kind::Failed(_) => self.halves(half, host, each),
+                Kind::Failed(failure) => self.halves(half, &failure, host, each),
             }
         }
     }

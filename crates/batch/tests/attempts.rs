@@ -237,3 +237,28 @@ proptest! {
         prop_assert_eq!((seen.served, seen.failed), ((n - bad.len()) as u64, bad.len() as u64));
     }
 }
+
+/// The close comes while the batch is being taken apart: the call that runs ends, and there is no other.
+#[test]
+fn a_close_that_is_out_of_time_ends_the_taking_apart() {
+    let gate = common::Gate::new();
+    let entry = gate.entry();
+    let batcher = Batcher::builder()
+        .max_items(8)
+        .linger(NEVER)
+        .isolate_poison(true)
+        .build_by_ref(move |items: &[u32]| {
+            entry.pass(items.len());
+            Err::<(), _>("never")
+        })
+        .unwrap();
+    let tickets: Vec<_> = (0..8).map(|n| batcher.submit(n).unwrap()).collect();
+    assert_eq!(gate.wait(), 8);
+    gate.open(1);
+    assert_eq!(gate.wait(), 4);
+    assert_eq!(batcher.close_within(Duration::ZERO).unwrap_err().in_flight, 8);
+    gate.open(8);
+    batcher.close().unwrap();
+    tickets.into_iter().for_each(|ticket| assert!(ticket.wait().is_err()));
+    assert_eq!(batcher.station().snapshot().failed, 8);
+}
