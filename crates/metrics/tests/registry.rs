@@ -194,7 +194,7 @@ fn the_table_shows_metrics_below_the_stations() {
     (0..100).for_each(|_| sizes.record_duration(Duration::from_nanos(64)));
     let table = registry.table().to_string();
     assert!(table.contains("rows{table=\"a\u{fffd}b\"}  3\n"), "{table}");
-    assert!(table.contains("open{}  2 (max 2)\n") && table.contains("sizes{}  n=100 p50=64 max=64\n"), "{table}");
+    assert!(table.contains("open  2 (max 2)\n") && table.contains("sizes  n=100 p50=64 max=64\n"), "{table}");
 }
 
 proptest! {

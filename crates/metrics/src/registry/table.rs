@@ -58,7 +58,10 @@ fn lines(f: &mut fmt::Formatter<'_>, metric: &MetricSnapshot) -> fmt::Result {
     for series in &metric.series {
         let labels: Vec<String> =
             series.labels.iter().map(|(name, value)| format!("{name}={:?}", one_line(value))).collect();
-        write!(f, "{}{{{}}}  ", metric.name, labels.join(", "))?;
+        match labels.is_empty() {
+            true => write!(f, "{}  ", metric.name)?,
+            false => write!(f, "{}{{{}}}  ", metric.name, labels.join(", "))?,
+        }
         match &series.reading {
             Reading::Counter(n) => writeln!(f, "{n}")?,
             Reading::Gauge { value, max } => writeln!(f, "{value} (max {max})")?,
