@@ -253,7 +253,7 @@ impl<T, R> Shared<T, R> {
     fn discard(&self, envelope: Envelope<T, R>, failure: Failure) {
         let Envelope { item, reply, span: _ } = envelope;
         self.station.departed(Departure::Dropped, 1);
-        reply.resolve(Err(failure.clone()));
+        self.user_code(|| reply.resolve(Err(failure.clone())));
         self.bury(item, failure);
     }
 
@@ -327,7 +327,8 @@ impl<T, R> Shared<T, R> {
         let Left { items, in_flight, stuck } = left;
         self.station.departed(Departure::Returned, items.len());
         let items = items.into_iter().map(|envelope| {
-            envelope.reply.resolve(Err(Failure::Closed));
+            let reply = envelope.reply;
+            self.user_code(|| reply.resolve(Err(Failure::Closed)));
             envelope.item
         });
         Undelivered::new(items.collect(), in_flight, stuck).into_result()

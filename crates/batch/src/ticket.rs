@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use fullbore_core::{Clock, Failure, Monitor, WaitFor, Waiters};
+use fullbore_core::{Clock, Failure, Monitor, WaitFor, Waiters, contain};
 use fullbore_metrics::StationId;
 
 use crate::engine;
@@ -32,8 +32,12 @@ pub struct Ticket<R> {
 
 struct Slot<R> {
     answer: Option<Result<R, Failure>>,
+    /// Gets the answer instead, if it is there first.
+    callback: Option<Callback<R>>,
     waiting: Waiters,
 }
+
+type Callback<R> = Box<dyn FnOnce(Result<R, Failure>) + Send>;
 
 /// The other end, which travels with the item. Dropped unanswered it answers `Dropped`, so that nobody waits for an item
 /// that is gone.
@@ -42,7 +46,8 @@ pub(crate) struct Reply<R>(Option<Arc<Monitor<Slot<R>>>>);
 impl<R> Ticket<R> {
     /// Both ends for an item of the batcher with station `of`.
     pub(crate) fn new(of: StationId, clock: Clock) -> (Self, Reply<R>) {
-        let slot = Arc::new(Monitor::new(Slot { answer: None, waiting: Waiters::of(WaitFor::Result) }, clock));
+        let slot =
+            Arc::new(Monitor::new(Slot { answer: None, callback: None, waiting: Waiters::of(WaitFor::Result) }, clock));
         (Self { slot: Arc::clone(&slot), of }, Reply(Some(slot)))
     }
 
@@ -68,6 +73,32 @@ impl<R> Ticket<R> {
     /// The ticket, if there was no result by then.
     pub fn wait_deadline(self, deadline: Instant) -> Result<Result<R, Failure>, Self> {
         if engine::is_inside(self.of) { self.try_take() } else { self.wait_until(Some(deadline)) }
+    }
+
+    /// Gives the result to `callback` as soon as it is there: at once, on this thread, if it is there already; else on the
+    /// thread that has it, which is the batcher's or whoever displaces or hands back the item. It should not wait: the
+    /// batcher's thread waits for it. A panic there is contained and told as an event; here it goes on.
+    ///
+    /// ```
+    /// use fullbore_batch::{Batch, Batcher};
+    /// use std::sync::mpsc;
+    ///
+    /// let (told, tells) = mpsc::channel();
+    /// let batcher = Batcher::builder().build(|ns: Batch<u32>| Ok::<_, std::io::Error>(ns.into_vec()))?;
+    /// batcher.submit(7)?.on_done(move |result| drop(told.send(result.ok())));
+    /// batcher.flush()?;
+    /// assert_eq!(tells.recv()?, Some(7));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn on_done(self, callback: impl FnOnce(Result<R, Failure>) + Send + 'static) {
+        let mut slot = self.slot.lock();
+        match slot.answer.take() {
+            None => slot.callback = Some(Box::new(callback)),
+            Some(answer) => {
+                drop(slot);
+                callback(answer);
+            }
+        }
     }
 
     /// Takes the result if it is there.
@@ -111,7 +142,7 @@ impl<R> Reply<R> {
         self.0.is_some()
     }
 
-    /// Gives the answer. If nobody holds the ticket any more the answer is dropped here: user code.
+    /// Gives the answer: to a callback, or if nobody holds the ticket any more to its own destructor. Both are user code.
     pub(crate) fn resolve(mut self, answer: Result<R, Failure>) {
         self.put(answer);
     }
@@ -119,15 +150,24 @@ impl<R> Reply<R> {
     fn put(&mut self, answer: Result<R, Failure>) {
         if let Some(slot) = self.0.take() {
             let mut slot = slot.lock();
-            slot.answer = Some(answer);
-            slot.notify_all(|slot| &mut slot.waiting);
+            match slot.callback.take() {
+                None => {
+                    slot.answer = Some(answer);
+                    slot.notify_all(|slot| &mut slot.waiting);
+                }
+                Some(callback) => {
+                    drop(slot);
+                    callback(answer);
+                }
+            }
         }
     }
 }
 
 impl<R> Drop for Reply<R> {
     fn drop(&mut self) {
-        self.put(Err(Failure::Dropped));
+        // On its way out with its item: a callback's panic has nobody to go to.
+        contain(|| self.put(Err(Failure::Dropped))).ok();
     }
 }
 

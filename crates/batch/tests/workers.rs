@@ -113,3 +113,39 @@ fn a_lone_caller_does_not_pay_the_linger() {
     assert_eq!(ticket.wait().unwrap(), 1);
     assert_eq!(batcher.station().snapshot().service().count(), 2);
 }
+
+/// In each of the ways in which an item ends, also if the callback panics.
+#[test]
+fn a_callback_gets_the_result_once() {
+    let (told, tells) = mpsc::channel();
+    let tell = |ticket: fullbore_batch::Ticket<u32>, name: &'static str| {
+        let told = told.clone();
+        ticket.on_done(move |result| {
+            told.send((name, result.map_err(|failure| failure.to_string()))).unwrap();
+            common::blow_up();
+        });
+    };
+    let batcher = builder(1)
+        .max_items(2)
+        .capacity(2)
+        .overflow(fullbore_core::Overflow::DropOldest)
+        .build(|batch: Batch<u32>| {
+            batch.into_iter().map(|n| if n == 0 { Err("zero") } else { Ok(n) }).collect::<Vec<_>>()
+        })
+        .unwrap();
+    tell(batcher.submit(1).unwrap(), "served");
+    tell(batcher.submit(0).unwrap(), "failed");
+    let mut both = [tells.recv().unwrap(), tells.recv().unwrap()];
+    both.sort_unstable_by_key(|(name, _)| *name);
+    assert_eq!(both, [("failed", Err("zero".into())), ("served", Ok(1))]);
+    batcher.flush().unwrap();
+    tell(batcher.submit(5).unwrap(), "returned");
+    assert_eq!(batcher.close_within(std::time::Duration::ZERO).unwrap_err().items, [5]);
+    assert_eq!(tells.recv().unwrap().0, "returned");
+    assert!(tells.try_recv().is_err());
+    let done = Batcher::builder().build(|batch: Batch<u32>| Ok::<_, std::io::Error>(batch.into_vec())).unwrap();
+    let ticket = done.submit(3).unwrap();
+    done.flush().unwrap();
+    let here = thread::current().id();
+    ticket.on_done(move |result| assert_eq!((result.unwrap(), thread::current().id()), (3, here)));
+}
