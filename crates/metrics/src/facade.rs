@@ -11,6 +11,7 @@ use metrics::{Label, counter, gauge};
 use crate::histogram::HistogramSnapshot;
 use crate::registry::{MetricSnapshot, Reading, Registry, quantile_name};
 use crate::snapshot::StationSnapshot;
+use crate::station_numbers::{COUNTS, NOW};
 use crate::ticker::Ticker;
 
 /// The quantiles that are published.
@@ -91,22 +92,12 @@ impl Publisher {
 
 fn station(it: &StationSnapshot) {
     let labels = vec![Label::new("station", it.label().to_owned()), Label::new("kind", it.kind().name())];
-    let counts = [
-        ("fullbore_station_arrivals", it.arrivals),
-        ("fullbore_station_refused", it.refused),
-        ("fullbore_station_begun", it.begun),
-        ("fullbore_station_served", it.served),
-        ("fullbore_station_failed", it.failed),
-        ("fullbore_station_dropped", it.dropped),
-        ("fullbore_station_merged", it.merged),
-        ("fullbore_station_returned", it.returned),
-        ("fullbore_station_retried", it.retried),
-    ];
-    for (name, n) in counts {
-        counter!(name, labels.clone()).absolute(n);
+    for (name, _, number) in COUNTS {
+        counter!(format!("fullbore_station_{name}"), labels.clone()).absolute(number(it));
     }
-    gauge!("fullbore_station_waiting", labels.clone()).set(it.waiting() as f64);
-    gauge!("fullbore_station_in_service", labels.clone()).set(it.in_service() as f64);
+    for (name, _, number) in NOW {
+        gauge!(format!("fullbore_station_{name}"), labels.clone()).set(number(it) as f64);
+    }
     gauge!("fullbore_station_busy_seconds", labels.clone()).set(it.busy().as_secs_f64());
     for (name, times) in [("wait", it.wait()), ("service", it.service()), ("response", it.response())] {
         histogram(&format!("fullbore_station_{name}_seconds"), &labels, times.as_nanos(), 1e-9);

@@ -78,6 +78,8 @@ mod sample;
 mod shards;
 mod snapshot;
 mod station;
+#[cfg(any(feature = "metrics-facade", feature = "prometheus"))]
+mod station_numbers;
 mod sync;
 mod ticker;
 mod ticks;

@@ -14,6 +14,7 @@ use crate::registry::{
     MetricSnapshot, Reading, RegisterError, Registry, RegistrySnapshot, check_bounds, quantile_name,
 };
 use crate::snapshot::StationSnapshot;
+use crate::station_numbers::{COUNTS, NOW};
 
 /// The quantiles that are shown as gauges beside each histogram, where there are enough samples.
 const QUANTILES: [(f64, &str); 4] = [(0.5, "0.5"), (0.9, "0.9"), (0.99, "0.99"), (0.999, "0.999")];
@@ -177,19 +178,7 @@ fn labelled(stations: &[StationSnapshot]) -> Vec<(Labels, &StationSnapshot)> {
 
 impl Shown {
     fn stations(&self, encoder: &mut DescriptorEncoder<'_>, stations: &[(Labels, &StationSnapshot)]) -> fmt::Result {
-        type Number = (&'static str, &'static str, fn(&StationSnapshot) -> u64);
-        let counters: [Number; 9] = [
-            ("arrivals", "Items that came in", |it| it.arrivals),
-            ("refused", "Items refused at the door", |it| it.refused),
-            ("begun", "Items whose service began", |it| it.begun),
-            ("served", "Items done", |it| it.served),
-            ("failed", "Items tried that went wrong", |it| it.failed),
-            ("dropped", "Items displaced or given up", |it| it.dropped),
-            ("merged", "Items merged into others", |it| it.merged),
-            ("returned", "Items handed back unserved", |it| it.returned),
-            ("retried", "Times that an item went back to be tried again", |it| it.retried),
-        ];
-        for (name, help, number) in counters {
+        for (name, help, number) in COUNTS {
             let name = format!("fullbore_station_{name}");
             let mut metric = encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
             for (labels, station) in stations {
@@ -206,13 +195,7 @@ impl Shown {
             let busy_secs = station.busy().as_secs_f64();
             busy.encode_family(labels)?.encode_counter::<NoLabelSet, f64, u64>(&busy_secs, None)?;
         }
-        let gauges: [Number; 4] = [
-            ("waiting", "Items in line", |it| it.waiting()),
-            ("in_service", "Items being served", |it| it.in_service()),
-            ("parallelism", "Items that can be served at once", StationSnapshot::parallelism),
-            ("capacity", "Items that can wait", StationSnapshot::capacity),
-        ];
-        for (name, help, number) in gauges {
+        for (name, help, number) in NOW {
             let name = format!("fullbore_station_{name}");
             let mut metric = encoder.encode_descriptor(&name, help, None, MetricType::Gauge)?;
             for (labels, station) in stations {
