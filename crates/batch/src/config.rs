@@ -286,7 +286,9 @@ impl<T> BatcherBuilder<T> {
 
     /// Which failures may pass by themselves and are worth another attempt: an outage, a deadlock victim. What may pass
     /// concerns the whole batch; it is not taken apart for it. All others are final at once, or a case for
-    /// [`isolate_poison`](Self::isolate_poison). It runs on the batcher's thread; a panic counts as no.
+    /// [`isolate_poison`](Self::isolate_poison). It runs on the batcher's thread; a panic counts as no. It is not asked about a
+    /// batch that may have been done ([`Retryable::may_retry`](crate::Retryable::may_retry)): that is never tried again, nor
+    /// about one that is known to fail again ([`is_permanent`](crate::Retryable::is_permanent)).
     ///
     /// Default: all, if there is more than one attempt.
     #[must_use]

@@ -13,6 +13,7 @@ use fullbore_metrics::{Departure, Outcome, Station, StationId, StationKind, samp
 use crate::config::{Config, DeadLetter, RetryIf};
 use crate::outcomes::{Kind, Outcomes};
 use crate::process::{Host, Process, Processed, Verdict};
+use crate::retryable::Retryable;
 use crate::ticket::Reply;
 
 /// A thread outside the process function has only to end. It gets this long beyond the deadline, so that a close without
@@ -378,6 +379,12 @@ impl<T: Send + 'static, R: Send + 'static> Host<R> for InSpan<'_, T, R> {
     }
 
     fn judge(&self, failure: &Failure) -> Verdict {
+        if !failure.may_retry() {
+            return Verdict::Settled;
+        }
+        if failure.is_permanent() {
+            return Verdict::Lasting;
+        }
         let Some(retry_if) = &self.shared.retry_if else { return Verdict::Unknown };
         match contain(|| retry_if(failure)) {
             Ok(true) => Verdict::Passing,

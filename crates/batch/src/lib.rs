@@ -54,6 +54,8 @@
 //! - `serde`: [`Config`] from files.
 //! - `tracing`: events for dropped items, panics and abandoned work; the process function runs in the span of the caller
 //!   that sent the batch's oldest item.
+//! - `sqlite`: `SqliteInsert`, a batch into SQLite in one transaction.
+//! - `postgres`: `CopyIn` and `MultiRowInsert`, a batch into PostgreSQL in one transaction.
 #![forbid(unsafe_code)]
 
 mod batch;
@@ -62,9 +64,21 @@ mod config;
 mod engine;
 mod error;
 mod outcomes;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod process;
+mod retryable;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 mod ticket;
+mod write;
 
+#[cfg(feature = "postgres")]
+#[doc(inline)]
+pub use crate::postgres::{CopyIn, MultiRowInsert, PostgresRow};
+#[cfg(feature = "sqlite")]
+#[doc(inline)]
+pub use crate::sqlite::{SqliteInsert, SqliteRow};
 #[doc(inline)]
 pub use crate::{
     batch::Batch,
@@ -72,5 +86,7 @@ pub use crate::{
     config::{BatcherBuilder, Config},
     error::{CallError, OwnThread},
     outcomes::{IntoOutcomes, Outcomes},
+    retryable::Retryable,
     ticket::Ticket,
+    write::{WriteError, Written},
 };

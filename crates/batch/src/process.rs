@@ -33,6 +33,8 @@ pub(crate) enum Verdict {
     Unknown,
     /// It will not pass: an item may be to blame.
     Lasting,
+    /// The batch may have been done: neither another attempt nor a part of it.
+    Settled,
 }
 
 /// What came of a batch, and its items if they were not given away.
@@ -78,10 +80,12 @@ where
             attempts += 1;
             let Kind::Failed(failure) = outcomes else { break outcomes };
             let verdict = host.judge(&failure);
-            if verdict != Verdict::Lasting && host.pause(attempts, &failure) {
+            let again = matches!(verdict, Verdict::Passing | Verdict::Unknown);
+            if again && host.pause(attempts, &failure) {
                 continue;
             }
-            if items.len() == 1 || verdict == Verdict::Passing || !host.isolates() {
+            let apart = matches!(verdict, Verdict::Unknown | Verdict::Lasting);
+            if items.len() == 1 || !apart || !host.isolates() {
                 break Kind::Failed(failure);
             }
             let mut each = Vec::with_capacity(items.len());
@@ -117,7 +121,9 @@ impl<F> ByRef<F> {
             match self.once(half, host) {
                 Kind::Done(results) => each.extend(results.into_iter().map(Ok)),
                 Kind::Each(results) => each.extend(results),
-                Kind::Failed(failure) if half.len() == 1 => each.push(Err(failure)),
+                Kind::Failed(failure) if half.len() == 1 || host.judge(&failure) == Verdict::Settled => {
+                    each.extend(half.iter().map(|_| Err(failure.clone())));
+                }
                 Kind::Failed(failure) => self.halves(half, &failure, host, each),
             }
         }

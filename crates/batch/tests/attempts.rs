@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use common::{Dice, NEVER, blow_up};
-use fullbore_batch::{Batch, Batcher, BatcherBuilder};
+use fullbore_batch::{Batch, Batcher, BatcherBuilder, WriteError};
 use fullbore_core::{BuildError, Clock, Failure, PausedClock};
 use proptest::prelude::*;
 
@@ -75,14 +75,13 @@ fn what_never_works_is_given_up_with_its_items() {
 }
 
 #[test]
-fn a_panic_and_a_wrong_number_of_results_are_failures_like_others() {
+fn a_panic_is_a_failure_like_others() {
     let clock = PausedClock::new();
     let calls = AtomicUsize::new(0);
     let batcher = retrying(&clock, 3)
         .build_by_ref(move |items: &[u32]| match calls.fetch_add(1, Ordering::Relaxed) {
-            0 => blow_up(),
-            1 => Ok::<_, io::Error>(vec![0; items.len() + 1]),
-            _ => Ok(items.to_vec()),
+            0 | 1 => blow_up(),
+            _ => Ok::<_, io::Error>(items.to_vec()),
         })
         .unwrap();
     let ticket = batcher.submit(5).unwrap();
@@ -92,6 +91,39 @@ fn a_panic_and_a_wrong_number_of_results_are_failures_like_others() {
         clock.advance(pause * SECOND);
     }
     assert_eq!(ticket.wait().unwrap(), 5);
+}
+
+/// In doubt, or with a wrong number of results: what may have been done is not done twice, nor any part of it.
+#[test]
+fn what_may_have_been_done_is_never_tried_again() {
+    let clock = PausedClock::new();
+    for idempotent in [false, true] {
+        let (call, calls) = mpsc::channel();
+        let batcher = retrying(&clock, 3)
+            .isolate_poison(true)
+            .retry_if(|_| true)
+            .build_by_ref(move |items: &[u32]| {
+                call.send(items.len()).unwrap();
+                let lost = io::Error::from(io::ErrorKind::ConnectionReset);
+                match items[0] {
+                    0 => Err(WriteError::in_doubt(lost).idempotent(idempotent)),
+                    _ => Ok(vec![0; items.len() + 1]),
+                }
+            })
+            .unwrap();
+        let tickets = [0, 1, 2].map(|n| batcher.submit(n).unwrap());
+        if idempotent {
+            for pause in [1, 2] {
+                clock.wait_for_waiters(1);
+                clock.advance(pause * SECOND);
+            }
+        }
+        tickets.into_iter().for_each(|ticket| assert!(ticket.wait().is_err()));
+        assert_eq!(calls.try_iter().count(), if idempotent { 3 } else { 1 });
+        let tickets = [3, 4, 5].map(|n| batcher.submit(n).unwrap());
+        tickets.into_iter().for_each(|ticket| assert!(matches!(ticket.wait(), Err(Failure::Mismatch { .. }))));
+        assert_eq!(calls.try_iter().count(), 1);
+    }
 }
 
 #[test]
