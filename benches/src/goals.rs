@@ -30,6 +30,10 @@ pub const NONE: &str = "none at all";
 pub const GOALS: &[Goal] = &[
     goal("batch", "send to processed, batches of 100", "crossbeam-channel, recv and try_iter", 5.0),
     goal("batch", "send to processed, 64 producers", "itself, 1 producer", GROWTH),
+    goal("batch", "an update merged, 1,000 keys", "Batcher, merging in its function", 3.0),
+    goal("batch", "an update merged, 1 thread", "Mutex<HashMap>", 1.0),
+    goal("batch", "an update merged, 8 threads", "Mutex<HashMap>", 2.0),
+    goal("batch", "an update merged, 64 threads", "itself, 1 thread", GROWTH),
 
     // W-TinyLFU's bookkeeping is moka's; a hit need not pay for it.
     goal("cache", "get, hit, 100,000 keys uniform", "moka", 8.0),

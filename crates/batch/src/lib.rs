@@ -67,6 +67,7 @@ mod outcomes;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod process;
+mod reduce;
 mod retryable;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -86,6 +87,7 @@ pub use crate::{
     config::{BatcherBuilder, Config},
     error::{CallError, OwnThread},
     outcomes::{IntoOutcomes, Outcomes},
+    reduce::{ReducingBatcher, ReducingBuilder, ReducingConfig, ReducingHandle},
     retryable::Retryable,
     ticket::Ticket,
     write::{WriteError, Written},

@@ -81,6 +81,7 @@ impl Wake {
         }
     }
 
+    #[inline]
     fn fire(&mut self) {
         // Nearly always there is none at all.
         let Some(first) = self.first.take() else { return };
@@ -389,6 +390,7 @@ impl<S> DerefMut for Locked<'_, S> {
 const HELD: &str = "the lock is held outside `released`";
 
 impl<S> Drop for Locked<'_, S> {
+    #[inline]
     fn drop(&mut self) {
         self.guard = None;
         self.wake.fire();
