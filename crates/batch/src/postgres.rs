@@ -17,6 +17,10 @@ use crate::write::{Cause, NOT_PASSED_ON, WriteError, Written};
 /// How many parameters a statement can have: the protocol counts them in 16 bits.
 const PARAMETERS: usize = u16::MAX as usize;
 
+/// To parse this many parameters costs as much as a round trip: 0.3 us each, measured, and 0.3 ms, as between two machines of
+/// a data centre.
+const WORTH_A_ROUND_TRIP: usize = 1_000;
+
 type Values<'v> = &'v [&'v (dyn ToSql + Sync)];
 type MakeRows<T> = dyn Fn(&T, &mut PostgresRow<'_>) -> Result<(), Cause> + Send + Sync;
 
@@ -47,8 +51,9 @@ pub struct CopyIn<T> {
 
 /// Writes a batch into PostgreSQL by `INSERT` statements of many rows, in one transaction: all of it or nothing.
 ///
-/// A statement has at most 65,535 parameters, so a batch may need several. Slower than [`CopyIn`], and can do what an insert
-/// can: [`on_conflict`](Self::on_conflict).
+/// A batch takes several statements alike: parsing one costs more than running it, so a shorter one that runs several times is
+/// faster, and none can have more than 65,535 parameters. Slower than [`CopyIn`], and can do what an insert can:
+/// [`on_conflict`](Self::on_conflict).
 ///
 /// ```no_run
 /// use fullbore_batch::{Batch, Batcher, MultiRowInsert};
@@ -229,7 +234,7 @@ impl<T> MultiRowInsert<T> {
     pub fn write_in(&self, transaction: &mut Transaction<'_>, items: &[T]) -> Result<Written, WriteError> {
         let columns = self.table.columns.len();
         // Usually an item makes one row.
-        let at_once = (PARAMETERS / columns.max(1)).min(items.len()).max(1);
+        let at_once = rows_at_once(items.len(), columns);
         let statement = self.prepare(transaction, at_once)?;
         let mut values = Encoded::new(statement.params().iter().take(columns).map(undomained).collect());
         let mut written = 0;
@@ -376,6 +381,15 @@ impl ToSql for Raw<'_> {
     to_sql_checked!();
 }
 
+/// How many rows a statement of a batch gets. With `n` statements the parameters of one are parsed and `n` round trips made,
+/// which together is least where both are equal.
+fn rows_at_once(rows: usize, columns: usize) -> usize {
+    let columns = columns.max(1);
+    let cheapest = (rows.saturating_mul(columns) / WORTH_A_ROUND_TRIP).isqrt();
+    let fewest = rows.div_ceil((PARAMETERS / columns).max(1));
+    (rows / cheapest.max(fewest).max(1)).max(1)
+}
+
 /// The type that is behind a domain: encoded alike, and the only one that drivers' types know.
 fn undomained(of_type: &Type) -> Type {
     let mut of_type = of_type;
@@ -422,4 +436,21 @@ fn is_encoding(error: &Error) -> bool {
 fn is_permanent(error: &Error) -> bool {
     let class = error.code().map(|code| &code.code()[..2]);
     class.is_some_and(|class| ["0A", "21", "22", "23", "42", "44"].contains(&class))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_statement_is_never_too_large_and_no_row_is_left_without_one() {
+        for columns in [0, 1, 2, 19, 1_600, 65_535] {
+            for rows in [0, 1, 2, 499, 10_000, 65_535, 65_536, 10_000_000, usize::MAX] {
+                let at_once = rows_at_once(rows, columns);
+                assert!(at_once >= 1 && at_once * columns <= PARAMETERS, "{rows} rows of {columns}: {at_once}");
+            }
+        }
+        // One row and few at once; then shorter ones that run several times.
+        assert_eq!([1, 100, 1_000, 10_000].map(|rows| rows_at_once(rows, 19)), [1, 100, 250, 769]);
+    }
 }

@@ -49,8 +49,8 @@
 //!
 //! # Features
 //! One for each primitive (`batch`, `cache`, `fanout`, `limit`, `metrics`, `pool`, `queue`), all on by default: no C
-//! compiler and no async runtime is needed for them. Further: `postgres` and `sqlite` (managers for the pool), `prometheus`,
-//! `http` and `metrics-facade` (what stations show, for other systems), `serde` (configuration from files), `signals`
+//! compiler and no async runtime is needed for them. Further: `postgres` and `sqlite` (managers for the pool, batches
+//! into a table), `prometheus`, `http` and `metrics-facade` (what stations show, for other systems), `serde` (configuration from files), `signals`
 //! (`Shutdown::on_signals`), `tracing` (rare events).
 #![forbid(unsafe_code)]
 

@@ -59,6 +59,12 @@ impl Postgres {
         Self::builder().start_or_skip()
     }
 
+    /// Whether `postgres` and its `initdb` are on this machine.
+    #[must_use]
+    pub fn is_installed() -> bool {
+        find::postgres().is_ok()
+    }
+
     /// The options.
     pub fn builder() -> PostgresBuilder {
         PostgresBuilder { fsync: false, config: Vec::new() }

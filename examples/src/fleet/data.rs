@@ -247,6 +247,15 @@ impl Dataset {
         self.flights[tenant.flights.clone()].iter().map(move |f| self.row(f, tailnum))
     }
 
+    /// One of [`flights`](Self::flights) as a row.
+    ///
+    /// # Panics
+    /// If `flight` comes from another dataset and its codes are not in this one.
+    pub fn row_of<'a>(&'a self, flight: &Flight) -> Row<'a> {
+        let tenant = &self.tenants[usize::from(flight.tail)];
+        self.row(flight, (tenant.name != NO_TAIL).then_some(tenant.name.as_str()))
+    }
+
     fn row<'a>(&'a self, f: &Flight, tailnum: Option<&'a str>) -> Row<'a> {
         let opt = |v: i16| (v != NA).then_some(i64::from(v));
         Row {
