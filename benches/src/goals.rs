@@ -34,6 +34,12 @@ pub const GOALS: &[Goal] = &[
     goal("batch", "an update merged, 1 thread", "Mutex<HashMap>", 1.0),
     goal("batch", "an update merged, 8 threads", "Mutex<HashMap>", 2.0),
     goal("batch", "an update merged, 64 threads", "itself, 1 thread", GROWTH),
+    goal("batch", "flights into SQLite, synchronous=FULL", "a hand-written loop, one transaction", 0.8),
+    goal("batch", "flights into SQLite, synchronous=FULL", "one transaction each, fsync 5 ms or more", 300.0),
+    // Elsewhere the hand-written loop is the bar, and this says what it is worth.
+    goal("batch", "flights into SQLite, synchronous=FULL", "one transaction each, fsync under 5 ms", 10.0),
+    goal("batch", "flights into PostgreSQL, COPY", "one committed INSERT each", 30.0),
+    goal("batch", "flights into PostgreSQL, multi-row insert", "one committed INSERT each", 12.0),
 
     // W-TinyLFU's bookkeeping is moka's; a hit need not pay for it.
     goal("cache", "get, hit, 100,000 keys uniform", "moka", 8.0),
@@ -111,13 +117,14 @@ pub fn of(area: &str, case: &str, rival: &str) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cases::{AREAS, examples};
+    use crate::cases::{AREAS, batch_db, examples};
     use std::collections::BTreeSet;
 
     type Key = (&'static str, &'static str, &'static str);
 
     fn measured() -> BTreeSet<Key> {
         let mut keys = BTreeSet::from(examples::ROWS.map(|(case, rival)| ("examples", case, rival)));
+        keys.extend(batch_db::NOT_EVERYWHERE.map(|(case, rival)| ("batch", case, rival)));
         for area in AREAS {
             for case in (area.cases)() {
                 keys.extend(case.rivals.iter().map(|rival| (area.name, case.name, rival.name)));

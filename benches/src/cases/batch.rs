@@ -25,6 +25,7 @@ pub fn cases() -> Vec<Case> {
         .collect();
     cases.push(Case::new("send to processed, 64 producers", 64, || ours(64)).against("itself, 1 producer", || ours(1)));
     cases.extend(super::batch_reduce::reduce_cases());
+    cases.extend(super::batch_db::db_cases());
     cases
 }
 

@@ -4,6 +4,7 @@
 //! own documentation advises. Each side checks, after every turn, that it has done what it was to do.
 
 pub mod batch;
+pub mod batch_db;
 pub mod batch_reduce;
 pub mod cache;
 pub mod examples;
