@@ -40,9 +40,9 @@ struct Written {
 }
 
 impl Written {
-    fn add<'a>(&self, pairs: impl ExactSizeIterator<Item = &'a (u64, u64)>) {
+    fn add(&self, pairs: &[(u64, u64)]) {
         self.pairs.fetch_add(pairs.len() as u64, Ordering::Relaxed);
-        self.sum.fetch_add(pairs.map(|(_, sum)| sum).sum(), Ordering::Relaxed);
+        self.sum.fetch_add(pairs.iter().map(|(_, sum)| sum).sum(), Ordering::Relaxed);
     }
 
     fn check(&self, count: u64) {
@@ -78,7 +78,7 @@ fn ours(producers: usize) -> Side {
     let writes = Arc::clone(&written);
     let batcher = ReducingBatcher::sum()
         .linger(LINGER)
-        .build(move |pairs: Batch<(u64, u64)>| writes.add(pairs.iter()))
+        .build(move |pairs: Batch<(u64, u64)>| writes.add(&pairs))
         .expect(FITS);
     let handle = batcher.handle();
     let send = move |update| handle.send(update).expect("room comes within 30 s");
@@ -118,5 +118,5 @@ fn mutexed_map(producers: usize) -> Side {
 /// By hand.
 fn drain(map: &Mutex<HashMap<u64, u64>>, written: &Written) {
     let pairs: Vec<(u64, u64)> = map.lock().drain().collect();
-    written.add(pairs.iter());
+    written.add(&pairs);
 }

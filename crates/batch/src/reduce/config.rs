@@ -100,8 +100,11 @@ pub(super) struct Setup<K, V> {
     pub(super) dead_letter: Option<DeadLetter<K, V>>,
     pub(super) when_failed: Option<WhenFailed>,
     /// Copies a batch, so that it is still there when the process function has failed.
-    pub(super) copy: Option<fn(&Vec<(K, V)>) -> Vec<(K, V)>>,
+    pub(super) copy: Option<Copy<K, V>>,
 }
+
+/// Copies the pairs of a batch, so that they are still there if it fails.
+pub(super) type Copy<K, V> = fn(&Vec<(K, V)>) -> Vec<(K, V)>;
 
 /// Builds a [`ReducingBatcher`].
 pub struct ReducingBuilder<K, V> {
