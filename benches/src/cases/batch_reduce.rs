@@ -76,10 +76,8 @@ fn side(
 fn ours(producers: usize) -> Side {
     let written = Arc::new(Written::default());
     let writes = Arc::clone(&written);
-    let batcher = ReducingBatcher::sum()
-        .linger(LINGER)
-        .build(move |pairs: Batch<(u64, u64)>| writes.add(&pairs))
-        .expect(FITS);
+    let batcher =
+        ReducingBatcher::sum().linger(LINGER).build(move |pairs: Batch<(u64, u64)>| writes.add(&pairs)).expect(FITS);
     let handle = batcher.handle();
     let send = move |update| handle.send(update).expect("room comes within 30 s");
     side(producers, send, move || batcher.flush().expect("this is not the batcher's thread"), written)

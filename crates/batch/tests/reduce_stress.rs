@@ -55,8 +55,8 @@ fn round(seed: u64, producers: usize) {
     let close_after = dice.roll(producers as u64 * ITEMS);
     let seen = Arc::new(Mutex::new(Seen::default()));
     let (letters, written) = (Arc::clone(&seen), Arc::clone(&seen));
-    // What was in the hands of a `merge` that panicked.
-    let lost = Arc::new(AtomicU64::new(0));
+    // What was in the hands of a `merge` that panicked: updates, and pairs, of which each can hold several.
+    let lost = Arc::new((AtomicU64::new(0), AtomicU64::new(0)));
     let losses = Arc::clone(&lost);
     let rolls = Mutex::new((Dice::new(seed + 1), Dice::new(seed + 2)));
     let rolls = Arc::new(rolls);
@@ -64,7 +64,8 @@ fn round(seed: u64, producers: usize) {
     let tries = 1 + dice.roll(3) as u32;
     let batcher = ReducingBatcher::builder(move |old: &mut Updates, new: Updates| {
         if merge_panics && merge_rolls.lock().unwrap().0.roll(100) == 0 {
-            add(&losses, new.len() as u64);
+            add(&losses.0, new.len() as u64);
+            add(&losses.1, 1);
             blow_up();
         }
         old.extend(new);
@@ -136,10 +137,10 @@ fn round(seed: u64, producers: usize) {
     assert_eq!(counts.served, seen.served.len() as u64);
     assert_eq!(counts.returned, returned.len() as u64);
     // One letter for each pair that failed or was dropped; the other half of a panicked merge has none.
-    assert_eq!(counts.failed + counts.dropped, seen.dead.len() as u64 + get(&lost));
+    assert_eq!(counts.failed + counts.dropped, seen.dead.len() as u64 + get(&lost.1));
     // Every update that was accepted is in exactly one place.
     let returned: Vec<Updates> = returned.into_iter().map(|(_, updates)| updates).collect();
-    let places = count(&seen.served) + count(&seen.dead) + count(&returned) + get(&lost);
+    let places = count(&seen.served) + count(&seen.dead) + count(&returned) + get(&lost.0);
     assert_eq!(places, counts.arrivals);
     assert!(seen.served.iter().chain(&seen.dead).chain(&returned).all(is_ordered), "a producer's updates out of order");
 }
