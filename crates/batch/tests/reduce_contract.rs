@@ -353,7 +353,8 @@ fn c4_panics_in_keys_cost_their_update_and_nothing_else() {
 #[test]
 fn c4_merge_runs_without_a_lock_and_cannot_wait_for_its_own_batcher() {
     let clock = PausedClock::new();
-    let seat: Arc<Mutex<Option<Arc<ReducingBatcher<u8, u32>>>>> = Arc::default();
+    type Seat = Arc<Mutex<Option<Arc<ReducingBatcher<u8, u32>>>>>;
+    let seat = Seat::default();
     let inside = Arc::clone(&seat);
     let (said, heard) = mpsc::channel();
     let gate = Gate::new();
