@@ -94,20 +94,18 @@ fn missing_data_and_a_missing_server_are_one_line_and_status_1() {
 fn into_sqlite_everything_arrives_whoever_sends_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("flights.db");
-    let all = lines(&["--db", path.to_str().unwrap(), "--producers", "8", "--durability", "normal"]);
-    assert!(checked(&all).starts_with("336776 rows"), "{all:?}");
-    let some = lines(&["--rows", "20000"]);
+    let words = ["--rows", "20000", "--db", path.to_str().unwrap(), "--producers", "8", "--durability", "normal"];
+    let eight = lines(&words);
+    assert!(checked(&eight).starts_with("20000 rows"), "{eight:?}");
     let one = lines(&["--rows", "20000", "--producers", "1", "--batch", "7777"]);
-    assert_eq!(checked(&one), checked(&some));
+    assert_eq!(checked(&one), checked(&eight));
     assert!(one[1].starts_with("3 batches of "), "{one:?}");
     assert!(lines(&["--rows", "1", "--producers", "256"])[1].starts_with("1 batches of 1 to 1 rows"));
 
     // It is kept, and not written to twice.
     let database = Connection::open(&path).unwrap();
-    let (flights, airports): (i64, i64) = database
-        .query_row("SELECT count(*), count(DISTINCT dest) FROM flights", [], |row| Ok((row.get(0)?, row.get(1)?)))
-        .unwrap();
-    assert_eq!((flights, airports), (336_776, 105));
+    let flights: i64 = database.query_row("SELECT count(*) FROM flights", [], |row| row.get(0)).unwrap();
+    assert_eq!(flights, 20_000);
     let again = run(&["--db", path.to_str().unwrap()]);
     assert_eq!(again.status.code(), Some(2));
     assert!(error_of(&again).contains("table flights already exists"), "{}", error_of(&again));
