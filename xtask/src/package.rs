@@ -1,7 +1,8 @@
 //! `package`: what would be published builds from nothing but what is in it.
 
 use std::ffi::OsString;
-use std::{env, fs};
+use std::time::{SystemTime, UNIX_EPOCH};
+use std::{env, fs, process};
 
 use crate::call::Call;
 use crate::commands::no_arguments;
@@ -15,13 +16,15 @@ use crate::stop::Stop;
 /// A crate lacks a file or a field, or does not build alone.
 pub(crate) fn package(repo: &Repo, arguments: &[OsString]) -> Result<(), Stop> {
     no_arguments(arguments)?;
-    // A place of its own, and empty: cargo takes a package of the same version for the same package, whatever is in it, and
-    // would build ours against what it built of their last state.
-    let place = repo.target_dir().join("package-check");
-    if place.exists() {
-        fs::remove_dir_all(&place)
-            .map_err(|error| Stop::failed(format!("cannot remove {}: {error}", place.display())))?;
+    // A new place each time: cargo takes a package of the same version from the same place for the same package, whatever is
+    // in it now, and would build ours against what they were the last time.
+    let places = repo.target_dir().join("package-check");
+    if places.exists() {
+        fs::remove_dir_all(&places)
+            .map_err(|error| Stop::failed(format!("cannot remove {}: {error}", places.display())))?;
     }
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let place = places.join(format!("{}-{}", since.as_millis(), process::id()));
     let mut call = Call::cargo().args(["package", "--workspace", "--locked", "--target-dir"]).args([&place]);
     // cargo would package these too.
     for package in repo.packages()?.iter().filter(|package| !package.published) {
