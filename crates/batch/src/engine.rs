@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fullbore_core::{
-    BuildError, CallerSpan, Clock, Crew, Event, Events, Failure, FlushError, Group, Inbox, Leftover, Monitor, Patience,
-    Ready, SendError, Undelivered, Waiters, contain,
+    BuildError, CallerSpan, Clock, Crew, Event, Events, Failure, FlushError, Leftover, Monitor, Patience, SendError,
+    Undelivered, Waiters, contain,
 };
-use fullbore_metrics::{Departure, Outcome, Station, StationId, StationKind, sampled};
+use fullbore_metrics::{Departure, Outcome, Station, StationId, StationKind};
 
+use crate::batch::Spare;
 use crate::config::{Config, DeadLetter, RetryIf};
+use crate::intake::{Bounds, Group, Intake, Load, Ready, Taker};
 use crate::outcomes::{Kind, Outcomes};
 use crate::process::{Host, Process, Processed, Verdict};
 use crate::retryable::Retryable;
@@ -29,7 +31,7 @@ pub(crate) fn is_inside(of: StationId) -> bool {
 }
 
 pub(crate) struct Shared<T, R> {
-    inbox: Inbox<Envelope<T, R>>,
+    intake: Intake<T, Extra<R>>,
     crew: Crew,
     station: Station,
     events: Events,
@@ -49,15 +51,24 @@ struct Pause {
     over: Waiters,
 }
 
-pub(crate) struct Envelope<T, R> {
-    item: T,
+/// What an item can have with it.
+pub(crate) struct Extra<R> {
     reply: Reply<R>,
     span: CallerSpan,
 }
 
+impl<R> Extra<R> {
+    /// None for an item that has nothing with it, as most have.
+    #[inline]
+    fn of(reply: Reply<R>) -> Option<Self> {
+        let span = CallerSpan::current();
+        (reply.is_wanted() || span.is_some()).then_some(Self { reply, span })
+    }
+}
+
 /// What a close left behind.
 pub(crate) struct Left<T, R> {
-    items: Vec<Envelope<T, R>>,
+    items: Vec<(T, Option<Extra<R>>)>,
     in_flight: usize,
     stuck: Vec<String>,
 }
@@ -71,8 +82,10 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
         retry_if: Option<RetryIf>,
         process: impl Process<T, R>,
     ) -> Result<Arc<Self>, BuildError> {
+        let bounds = Bounds { capacity, weight: u64::MAX, overflow: config.overflow };
+        let ready = Ready { max_items: config.max_items, max_weight: None, linger: config.linger };
         let shared = Arc::new(Self {
-            inbox: Inbox::new(capacity, config.overflow, clock.clone()),
+            intake: Intake::new(bounds, ready, clock.clone()),
             crew: Crew::new("batch", &config.name, clock.clone()),
             pause: Monitor::new(Pause::default(), clock),
             retry_if,
@@ -85,6 +98,7 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
             config,
             dead_letter,
         });
+        shared.station.arrivals_from(shared.intake.sent_on_lanes());
         let process = Arc::new(process);
         for _ in 0..shared.config.workers {
             let (worker, process) = (Arc::clone(&shared), Arc::clone(&process));
@@ -97,7 +111,7 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
             });
             if let Err(error) = started {
                 // Those that were started have nothing to do yet.
-                shared.inbox.close();
+                shared.intake.close();
                 shared.crew.join(None);
                 return Err(error);
             }
@@ -106,69 +120,97 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
     }
 
     fn work(&self, process: &impl Process<T, R>) {
-        let ready = Ready { max_items: self.config.max_items, linger: self.config.linger };
-        while let Some(group) = self.inbox.take(ready, None) {
-            self.process(group, process);
+        let spare = Arc::new(Spare::new());
+        let (mut load, mut taker, mut before) = (Load::default(), Taker::new(), None);
+        loop {
+            load.items = spare.take();
+            let Some(group) = self.intake.take(before, &mut taker, &mut load) else { return };
+            before = Some(self.process(group, &mut load, &spare, process));
         }
     }
 
-    fn process(&self, group: Group<Envelope<T, R>>, process: &impl Process<T, R>) {
-        let Group { items, mut ticket } = group;
-        let count = items.len();
-        let clock = self.inbox.clock();
-        let began = clock.now();
+    fn process(
+        &self,
+        mut group: Group,
+        load: &mut Load<T, Extra<R>>,
+        spare: &Arc<Spare<T>>,
+        process: &impl Process<T, R>,
+    ) -> Group {
+        let count = load.items.len();
+        let clock = self.intake.clock();
         self.station.began(count);
-        let mut batch = Vec::with_capacity(count);
-        let mut replies = Vec::with_capacity(count);
+        // C6: the oldest item's wait always, the others' now and then.
+        if !load.waits.contains(&group.oldest) {
+            self.station.waited(group.oldest);
+        }
+        for wait in load.waits.drain(..) {
+            self.station.waited(wait);
+        }
+        let mut replies = Vec::new();
         let mut span = None;
-        for (envelope, accepted) in items {
-            // C6: the oldest item's wait always, the others' now and then.
-            if batch.is_empty() || sampled() {
-                self.station.waited(began.saturating_duration_since(accepted));
+        for (number, Extra { reply, span: with }) in load.extras.drain(..) {
+            // The oldest item's, if it has one; the others' end here, and that is a subscriber's code.
+            if number == 0 { span = Some(with) } else { self.user_code(|| drop(with)) }
+            if reply.is_wanted() {
+                replies.push((number, reply));
             }
-            batch.push(envelope.item);
-            replies.push(envelope.reply);
-            span.get_or_insert(envelope.span);
         }
         let span = span.unwrap_or_default();
-        let Processed { outcomes, kept } = process.run(batch, &InSpan { shared: self, span: &span, count });
+        let items = std::mem::take(&mut load.items);
+        let Processed { outcomes, kept } = process.run(items, spare, &InSpan { shared: self, span: &span, count });
         if self.config.workers > 1 && self.config.ordered {
-            self.inbox.wait_turn(&ticket);
+            self.intake.wait_turn(&group);
         }
-        self.station.took(clock.now().saturating_duration_since(began));
+        self.station.took(clock.now().saturating_duration_since(group.taken));
         let served = match &outcomes {
             Kind::Done(results) => results.len(),
             Kind::Each(results) => results.iter().filter(|result| result.is_ok()).count(),
             Kind::Failed(_) => 0,
         };
-        self.station.ended(Outcome::Served, served);
-        self.station.ended(Outcome::Failed, count - served);
-        // Who has a result finds its item counted and its place free; who has flushed finds every result there.
-        if replies.iter().any(Reply::is_wanted) {
-            self.inbox.vacate(&mut ticket);
+        if served > 0 {
+            self.station.ended(Outcome::Served, served);
         }
-        let letters = self.letters(kept, &outcomes);
+        if served < count {
+            self.station.ended(Outcome::Failed, count - served);
+        }
+        // Who has a result finds its item counted and its place free; who has flushed finds every result there.
+        if !replies.is_empty() {
+            self.intake.vacate(&mut group);
+        }
+        let letters = self.letters(kept, &outcomes, spare);
+        let replies = replies.into_iter();
         match outcomes {
-            Kind::Done(results) => {
-                replies.into_iter().zip(results).for_each(|(reply, result)| self.answer(reply, Ok(result)));
-            }
-            Kind::Each(results) => {
-                replies.into_iter().zip(results).for_each(|(reply, result)| self.answer(reply, result));
-            }
+            Kind::Done(results) if replies.len() == 0 && !std::mem::needs_drop::<R>() => drop(results),
+            Kind::Done(results) => self.answer_each(replies, results.into_iter().map(Ok)),
+            Kind::Each(results) => self.answer_each(replies, results.into_iter()),
             Kind::Failed(failure) => {
-                let wanted = replies.into_iter().filter(Reply::is_wanted);
-                wanted.for_each(|reply| self.answer(reply, Err(failure.clone())));
+                replies.for_each(|(_, reply)| self.answer(reply, Err(failure.clone())));
                 self.user_code(|| drop(failure));
             }
         }
         for (item, failure) in letters {
             self.user_code(|| span.in_scope(|| self.bury(item, failure)));
         }
-        self.inbox.done(ticket);
+        group
+    }
+
+    /// Gives each result to the one who wants it, if there is one.
+    fn answer_each(
+        &self,
+        replies: impl Iterator<Item = (usize, Reply<R>)>,
+        results: impl Iterator<Item = Result<R, Failure>>,
+    ) {
+        let mut replies = replies.peekable();
+        for (index, result) in results.enumerate() {
+            match replies.next_if(|(wanted, _)| *wanted == index) {
+                Some((_, reply)) => self.answer(reply, result),
+                None => self.user_code(|| drop(result)),
+            }
+        }
     }
 
     /// The items that have failed, of those that were kept, for the dead-letter hook.
-    fn letters(&self, kept: Vec<T>, outcomes: &Kind<R>) -> Vec<(T, Failure)> {
+    fn letters(&self, mut kept: Vec<T>, outcomes: &Kind<R>, spare: &Spare<T>) -> Vec<(T, Failure)> {
         match outcomes {
             _ if self.dead_letter.is_none() => {}
             Kind::Done(_) => {}
@@ -184,7 +226,10 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
             }
             Kind::Failed(failure) => return kept.into_iter().map(|item| (item, failure.clone())).collect(),
         }
-        self.user_code(|| drop(kept));
+        if kept.capacity() > 0 {
+            self.user_code(|| kept.clear());
+            spare.keep(kept);
+        }
         Vec::new()
     }
 
@@ -206,9 +251,16 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
         Kind::Failed(Failure::Mismatch { expected, got })
     }
 
-    /// A result that nobody wants is dropped here, by its own destructor.
+    /// A result whose ticket is gone is dropped here, by its own destructor.
     fn answer(&self, reply: Reply<R>, result: Result<R, Failure>) {
         self.user_code(|| reply.resolve(result));
+    }
+}
+
+impl<T, R> Drop for Shared<T, R> {
+    fn drop(&mut self) {
+        // Who has the station's handle keeps the counts, not the lanes.
+        self.station.settle_arrivals();
     }
 }
 
@@ -222,7 +274,7 @@ impl<T, R> Shared<T, R> {
     }
 
     pub(crate) fn clock(&self) -> &Clock {
-        self.inbox.clock()
+        self.intake.clock()
     }
 
     pub(crate) fn is_inside(&self) -> bool {
@@ -230,32 +282,47 @@ impl<T, R> Shared<T, R> {
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.inbox.is_closed()
+        self.intake.is_closed()
     }
 
     /// Offers an item, waiting for room as `patience` says; in the process function, which alone can make room, never.
+    #[inline]
     pub(crate) fn offer(&self, item: T, reply: Reply<R>, patience: Patience) -> Result<(), SendError<T>> {
+        match self.intake.push(item, Extra::of(reply)) {
+            Ok(()) => Ok(()),
+            Err(came) => self.offer_slowly(came, patience),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn offer_slowly(&self, came: (T, Option<Extra<R>>), patience: Patience) -> Result<(), SendError<T>> {
         let patience = if self.is_inside() { Patience::Try } else { patience };
-        let envelope = Envelope { item, reply, span: CallerSpan::current() };
-        match self.inbox.send(envelope, patience, || self.station.arrived(1)) {
-            Ok(None) => Ok(()),
-            Ok(Some(displaced)) => {
-                self.discard(displaced, Failure::Dropped);
+        match self.intake.send(came, 0, patience, &|| self.station.arrived(1)) {
+            Ok(displaced) => {
+                displaced.into_iter().for_each(|displaced| self.discard(displaced, Failure::Dropped));
                 Ok(())
             }
             Err(refused) => {
                 self.station.refused(1);
-                Err(refused.map(|envelope| envelope.item))
+                Err(refused)
             }
         }
     }
 
     /// An accepted item leaves unprocessed. The hook and the item's destructor come last: they are user code.
-    fn discard(&self, envelope: Envelope<T, R>, failure: Failure) {
-        let Envelope { item, reply, span: _ } = envelope;
+    fn discard(&self, (item, extra): (T, Option<Extra<R>>), failure: Failure) {
         self.station.departed(Departure::Dropped, 1);
-        self.user_code(|| reply.resolve(Err(failure.clone())));
+        self.settle(extra, &failure);
         self.bury(item, failure);
+    }
+
+    /// Answers for an item that is not processed.
+    fn settle(&self, extra: Option<Extra<R>>, failure: &Failure) {
+        if let Some(Extra { reply, span }) = extra {
+            self.user_code(|| reply.resolve(Err(failure.clone())));
+            self.user_code(|| drop(span));
+        }
     }
 
     fn bury(&self, item: T, failure: Failure) {
@@ -271,7 +338,7 @@ impl<T, R> Shared<T, R> {
     /// Somebody waits: as soon as a worker is idle, there is nothing to linger for.
     pub(crate) fn hurry(&self) {
         if self.config.eager_when_idle {
-            self.inbox.hurry();
+            self.intake.hurry();
         }
     }
 
@@ -279,10 +346,10 @@ impl<T, R> Shared<T, R> {
         let own_thread = self.is_inside();
         // On its own thread it still ends the linger of what waits.
         let deadline = if own_thread { Some(self.clock().now()) } else { deadline };
-        if self.inbox.flush(deadline) {
+        if self.intake.flush(deadline) {
             return Ok(());
         }
-        Err(FlushError::new(self.inbox.len(), self.inbox.in_flight(), own_thread))
+        Err(FlushError::new(self.intake.len(), self.intake.in_flight(), own_thread))
     }
 
     /// Closes, and waits until the thread has ended or `deadline` has come; on its own thread not at all.
@@ -290,25 +357,25 @@ impl<T, R> Shared<T, R> {
         let inside = self.is_inside();
         let no_time = inside || deadline.is_some_and(|deadline| deadline <= self.clock().now());
         let items = if no_time {
-            self.inbox.abandon()
+            self.intake.abandon()
         } else {
-            self.inbox.close();
+            self.intake.close();
             if self.crew.join(deadline).is_empty() {
                 return Left { items: Vec::new(), in_flight: 0, stuck: Vec::new() };
             }
-            self.inbox.take_back()
+            self.intake.take_back()
         };
         // Nothing is left to take: from here on the thread can only finish its batch and end. A batch that waits for another
         // attempt has had its last.
         let resting = self.wake_for_good();
-        let busy = self.inbox.in_flight() > resting;
+        let busy = self.intake.in_flight() > resting;
         let stuck = if inside {
             Vec::new()
         } else {
             let patience = if busy { Duration::ZERO } else { WIND_UP };
             self.crew.join(self.clock().after(patience))
         };
-        let in_flight = self.inbox.in_flight();
+        let in_flight = self.intake.in_flight();
         if in_flight > 0 || !stuck.is_empty() {
             self.events.emit(Event::Abandoned, || format!("{in_flight} items in process"));
         }
@@ -327,10 +394,9 @@ impl<T, R> Shared<T, R> {
     pub(crate) fn hand_back(&self, left: Left<T, R>) -> Result<(), Undelivered<T>> {
         let Left { items, in_flight, stuck } = left;
         self.station.departed(Departure::Returned, items.len());
-        let items = items.into_iter().map(|envelope| {
-            let reply = envelope.reply;
-            self.user_code(|| reply.resolve(Err(Failure::Closed)));
-            envelope.item
+        let items = items.into_iter().map(|(item, extra)| {
+            self.settle(extra, &Failure::Closed);
+            item
         });
         Undelivered::new(items.collect(), in_flight, stuck).into_result()
     }
@@ -341,8 +407,8 @@ impl<T, R> Shared<T, R> {
         report.items = left.items.len();
         report.in_flight = left.in_flight;
         report.abandoned_threads = left.stuck;
-        for envelope in left.items {
-            self.user_code(|| self.discard(envelope, Failure::Closed));
+        for item in left.items {
+            self.user_code(|| self.discard(item, Failure::Closed));
         }
         report
     }

@@ -56,13 +56,16 @@
 //!   that sent the batch's oldest item.
 //! - `sqlite`: `SqliteInsert`, a batch into SQLite in one transaction.
 //! - `postgres`: `CopyIn` and `MultiRowInsert`, a batch into PostgreSQL in one transaction.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod batch;
 mod batcher;
 mod config;
 mod engine;
 mod error;
+// The way from sender to worker is what this crate exists for; `intake::ring` and `intake::lane` name the invariants.
+#[expect(unsafe_code, reason = "items go from thread to thread without a lock")]
+mod intake;
 mod outcomes;
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -71,6 +74,7 @@ mod reduce;
 mod retryable;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+mod sync;
 mod ticket;
 mod write;
 
@@ -82,7 +86,7 @@ pub use crate::postgres::{CopyIn, MultiRowInsert, PostgresRow};
 pub use crate::sqlite::{SqliteInsert, SqliteRow};
 #[doc(inline)]
 pub use crate::{
-    batch::Batch,
+    batch::{Batch, IntoIter},
     batcher::{BatchHandle, Batcher},
     config::{BatcherBuilder, Config},
     error::{CallError, OwnThread},

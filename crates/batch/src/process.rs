@@ -4,9 +4,11 @@
 //! is tried again, then taken apart until only the items remain that fail alone. With `k` of them among `n` items that takes
 //! at most `2 k (1 + log2 n)` calls beyond the attempts for the whole.
 
+use std::sync::Arc;
+
 use fullbore_core::Failure;
 
-use crate::batch::Batch;
+use crate::batch::{Batch, Spare};
 use crate::outcomes::{IntoOutcomes, Kind, Outcomes};
 
 /// What the batcher's thread does for a process function.
@@ -44,22 +46,24 @@ pub(crate) struct Processed<T, R> {
 }
 
 pub(crate) trait Process<T, R>: Send + Sync + 'static {
-    fn run(&self, items: Vec<T>, host: &dyn Host<R>) -> Processed<T, R>;
+    /// `spare` gets the memory of the batch back, if it is not kept.
+    fn run(&self, items: Vec<T>, spare: &Arc<Spare<T>>, host: &dyn Host<R>) -> Processed<T, R>;
 }
 
 pub(crate) struct ByValue<F>(pub(crate) F);
 
 impl<T, R, O, F> Process<T, R> for ByValue<F>
 where
+    T: Send,
     F: Fn(Batch<T>) -> O + Send + Sync + 'static,
     O: IntoOutcomes<R>,
 {
-    fn run(&self, items: Vec<T>, host: &dyn Host<R>) -> Processed<T, R> {
+    fn run(&self, items: Vec<T>, spare: &Arc<Spare<T>>, host: &dyn Host<R>) -> Processed<T, R> {
         let count = items.len();
         let mut items = Some(items);
         let outcomes = host.call(count, &mut || {
             let items = items.take().unwrap_or_default();
-            (self.0)(Batch::new(items)).into_outcomes(count)
+            (self.0)(Batch::new(items, Arc::clone(spare))).into_outcomes(count)
         });
         Processed { outcomes, kept: Vec::new() }
     }
@@ -73,7 +77,7 @@ where
     F: Fn(&[T]) -> O + Send + Sync + 'static,
     O: IntoOutcomes<R>,
 {
-    fn run(&self, items: Vec<T>, host: &dyn Host<R>) -> Processed<T, R> {
+    fn run(&self, items: Vec<T>, _: &Arc<Spare<T>>, host: &dyn Host<R>) -> Processed<T, R> {
         let mut attempts = 0;
         let outcomes = loop {
             let outcomes = self.once(&items, host);

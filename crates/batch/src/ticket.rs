@@ -165,7 +165,17 @@ impl<R> Reply<R> {
 }
 
 impl<R> Drop for Reply<R> {
+    #[inline]
     fn drop(&mut self) {
+        if self.is_wanted() {
+            self.give_up();
+        }
+    }
+}
+
+impl<R> Reply<R> {
+    #[cold]
+    fn give_up(&mut self) {
         // On its way out with its item: a callback's panic has nobody to go to.
         contain(|| self.put(Err(Failure::Dropped))).ok();
     }

@@ -42,6 +42,7 @@ enum Fate {
 
 struct Queued {
     id: u32,
+    /// When it was accepted; behind others that no worker has looked at yet, when the first of those was.
     at: u64,
     hurried: bool,
 }
@@ -50,6 +51,8 @@ struct Model {
     setup: Setup,
     now: u64,
     queue: VecDeque<Queued>,
+    /// The items that came since somebody last looked at all: their linger counts from the first of them.
+    unseen: Option<u64>,
     busy: Option<Vec<u32>>,
     closed: bool,
     fates: Vec<Option<Fate>>,
@@ -59,17 +62,23 @@ impl Model {
     fn submit(&mut self) -> bool {
         let id = self.fates.len() as u32;
         let used = self.queue.len() + self.busy.as_ref().map_or(0, Vec::len);
-        let newcomer = Queued { id, at: self.now, hurried: false };
+        if used >= self.setup.capacity && self.setup.drop_oldest {
+            self.unseen = None;
+        }
+        let at = self.unseen.unwrap_or(self.now);
+        let newcomer = Queued { id, at, hurried: false };
         let fate = if self.closed {
             Some(Fate::Refused)
         } else if used < self.setup.capacity {
             self.queue.push_back(newcomer);
+            self.unseen = Some(at);
             None
         } else if !self.setup.drop_oldest {
             Some(Fate::Refused)
         } else if let Some(oldest) = self.queue.pop_front() {
             self.fates[oldest.id as usize] = Some(Fate::Dropped);
             self.queue.push_back(newcomer);
+            self.unseen = Some(at);
             None
         } else {
             Some(Fate::Dropped)
@@ -88,6 +97,9 @@ impl Model {
         }
         let count = self.queue.len().min(self.setup.max_items);
         let batch: Vec<u32> = self.queue.drain(..count).map(|queued| queued.id).collect();
+        if self.queue.is_empty() {
+            self.unseen = None;
+        }
         self.busy = Some(batch.clone());
         Some(batch)
     }
@@ -169,7 +181,7 @@ fn run(setup: Setup, ops: &[Op]) {
         })
         .unwrap();
     let mut tickets = Vec::new();
-    let mut model = Model { setup, now: 0, queue: VecDeque::new(), busy: None, closed: false, fates: Vec::new() };
+    let mut model = Model { setup, now: 0, queue: VecDeque::new(), unseen: None, busy: None, closed: false, fates: Vec::new() };
     for op in ops {
         match op {
             Op::Submit => {
@@ -193,6 +205,7 @@ fn run(setup: Setup, ops: &[Op]) {
             }
             Op::Flush => {
                 model.queue.iter_mut().for_each(|queued| queued.hurried = true);
+                model.unseen = None;
                 // Whether it finds itself done at once depends on nothing but what is there.
                 let open = model.queue.len() + model.busy.as_ref().map_or(0, Vec::len);
                 let flushed = batcher.flush_within(Duration::ZERO);

@@ -81,8 +81,18 @@ impl CallerSpan {
     pub fn current() -> Self {
         Self {
             #[cfg(feature = "tracing")]
-            span: Some(tracing::Span::current()),
+            span: Some(tracing::Span::current()).filter(|span| !span.is_none()),
         }
+    }
+
+    /// Whether there is one.
+    #[must_use]
+    #[inline]
+    pub fn is_some(&self) -> bool {
+        #[cfg(feature = "tracing")]
+        return self.span.is_some();
+        #[cfg(not(feature = "tracing"))]
+        false
     }
 
     /// Runs `f` inside the span.

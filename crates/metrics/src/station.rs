@@ -124,7 +124,11 @@ struct Facts {
     born: Instant,
     feeds: Edges,
     held_by: Edges,
+    /// Arrivals that are counted elsewhere. Held by readers from their first look to their last.
+    elsewhere: Mutex<Option<ArrivalSource>>,
 }
+
+type ArrivalSource = Box<dyn Fn() -> u64 + Send + Sync>;
 
 /// Stations that another one depends on, as long as somebody has a handle of them.
 #[derive(Default)]
@@ -292,26 +296,31 @@ impl Station {
     // The plain counts, for primitives that keep their own items: a call for each step, any number of items.
 
     /// `n` items were refused at the door.
+    #[inline]
     pub fn refused(&self, n: usize) {
         self.count(Way::Refused, n);
     }
 
     /// `n` items came in.
+    #[inline]
     pub fn arrived(&self, n: usize) {
         self.count(Way::Arrived, n);
     }
 
     /// The service of `n` waiting items began.
+    #[inline]
     pub fn began(&self, n: usize) {
         self.count(Way::Begun, n);
     }
 
     /// `n` items came in, were served at once and left: three counts in one, without a time.
+    #[inline]
     pub fn passed(&self, n: usize) {
         self.count(Way::Passed, n);
     }
 
     /// The service of `n` items ended.
+    #[inline]
     pub fn ended(&self, outcome: Outcome, n: usize) {
         self.count(outcome.into(), n);
     }
@@ -375,7 +384,50 @@ impl Station {
     /// The counts at this moment, without the times: cheaper than a [`snapshot`](Self::snapshot) where there are many threads.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        self.handle.get().map_or_else(Counts::default, |shared| shared.read(|cells| count(cells).0))
+        self.handle.get().map_or_else(Counts::default, |shared| {
+            let elsewhere = shared.meta.elsewhere.lock();
+            shared.read(|cells| count(cells).0).with_arrivals(elsewhere.as_ref())
+        })
+    }
+
+    /// For a primitive that knows anyway how many items have come to it: `source` is read with the counts, after all others,
+    /// and added to the arrivals that are counted here. It must be exact, never fall, and show an item before the item's
+    /// service is counted as begun. It runs under a lock that only readers take. Only one can be there: a second one is added
+    /// to what the first has come to, as in [`settle_arrivals`](Self::settle_arrivals).
+    ///
+    /// ```
+    /// use fullbore_metrics::Station;
+    /// use std::sync::Arc;
+    /// use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+    ///
+    /// let station = Station::new("inbox");
+    /// let sent = Arc::new(AtomicU64::new(0));
+    /// let count = Arc::clone(&sent);
+    /// station.arrivals_from(move || count.load(SeqCst));
+    /// sent.store(3, SeqCst);
+    /// assert_eq!(station.counts().arrivals, 3);
+    /// station.settle_arrivals();
+    /// sent.store(4, SeqCst);
+    /// assert_eq!(station.counts().arrivals, 3);
+    /// ```
+    pub fn arrivals_from(&self, source: impl Fn() -> u64 + Send + Sync + 'static) {
+        self.replace_source(Some(Box::new(source)));
+    }
+
+    /// Keeps what the source of [`arrivals_from`](Self::arrivals_from) says now, and lets go of it.
+    pub fn settle_arrivals(&self) {
+        self.replace_source(None);
+    }
+
+    fn replace_source(&self, by: Option<ArrivalSource>) {
+        let mut elsewhere = self.shared().meta.elsewhere.lock();
+        let old = mem::replace(&mut *elsewhere, by);
+        if let Some(source) = &old {
+            // No reader is between: each sees it here or there.
+            self.count(Way::Arrived, source() as usize);
+        }
+        drop(elsewhere);
+        drop(old);
     }
 
     /// All numbers at this moment. Waits for nobody who records.
@@ -393,7 +445,10 @@ impl Station {
             );
         };
         let facts = &shared.meta;
+        let elsewhere = facts.elsewhere.lock();
         let seen = shared.read(Seen::read);
+        let counts = seen.counts.with_arrivals(elsewhere.as_ref());
+        drop(elsewhere);
         StationSnapshot {
             taken: Instant::now(),
             id: self.id(),
@@ -403,7 +458,7 @@ impl Station {
             parallelism: facts.parallelism.load(Ordering::Relaxed),
             capacity: facts.capacity,
             age: facts.born.elapsed(),
-            counts: seen.counts,
+            counts,
             busy: long(seen.busy),
             wait: DurationSnapshot::new(seen.wait),
             service: DurationSnapshot::new(seen.service),
@@ -455,6 +510,14 @@ fn count(cells: &Cells<StationCell>) -> (Counts, u64) {
     (counts, count(Way::Entered))
 }
 
+impl Counts {
+    /// Read after all others, so that no begin is seen without its arrival.
+    fn with_arrivals(mut self, elsewhere: Option<&ArrivalSource>) -> Self {
+        self.arrivals = self.arrivals.saturating_add(elsewhere.map_or(0, |source| source()));
+        self
+    }
+}
+
 impl From<Outcome> for Way {
     #[inline]
     fn from(outcome: Outcome) -> Self {
@@ -475,6 +538,7 @@ impl Plan {
             born: Instant::now(),
             feeds: Edges::default(),
             held_by: Edges::default(),
+            elsewhere: Mutex::new(None),
         }
     }
 }

@@ -194,7 +194,7 @@ impl<K: Send + 'static, V: Send + 'static> Shared<K, V> {
         let copy = self.setup.copy.map(|copy| contain(|| copy(&pairs))).transpose();
         let (outcomes, copy) = match copy {
             Ok(copy) => {
-                let run = || span.in_scope(|| process(Batch::new(pairs)).into_outcomes(count));
+                let run = || span.in_scope(|| process(Batch::from(pairs)).into_outcomes(count));
                 (contain(run).unwrap_or_else(Outcomes::failed), copy)
             }
             // It was never worked on, so it is still here.

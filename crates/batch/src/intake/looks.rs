@@ -1,0 +1,63 @@
+//! How long to look before going to sleep.
+//!
+//! A sleep and a wake-up cost a few microseconds of both threads, and on many machines tens of microseconds go by in between. Whoever
+//! sleeps too early where things come thick and fast sets a rhythm of sleeps for both sides; whoever looks too long where
+//! they come seldom wastes a processor. So each sleep teaches: one that was short should have been looks.
+
+use std::time::Duration;
+
+use crate::sync::{spin_loop, yield_now};
+
+/// The first looks are close together; later ones let other threads run first.
+const CLOSE: u32 = 8;
+/// Pauses between two close looks: each look takes the senders' lines away from them.
+const PAUSES: u32 = 60;
+const LEAST: u32 = 12;
+/// Some 50 microseconds where no other thread wants to run.
+const MOST: u32 = 160;
+/// A sleep shorter than this should have been looks.
+const SHORT: Duration = Duration::from_micros(100);
+
+/// The bound on the looks of one side.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Looks(u32);
+
+impl Looks {
+    pub(super) const fn new() -> Self {
+        Self(LEAST)
+    }
+
+    /// So many looks at most.
+    pub(super) const fn bound(self) -> u32 {
+        if cfg!(fullbore_loom) { 0 } else { self.0 }
+    }
+
+    /// Somebody has slept so long.
+    pub(super) fn learn(&mut self, slept: Duration) {
+        self.0 = if slept < SHORT { (self.0 * 2).min(MOST) } else { (self.0 / 2).max(LEAST) };
+    }
+}
+
+/// Before the look with this number.
+pub(super) fn pause(look: u32) {
+    if look < CLOSE {
+        (0..PAUSES).for_each(|_| spin_loop());
+    } else {
+        yield_now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LEAST, Looks, MOST, SHORT};
+    use std::time::Duration;
+
+    #[test]
+    fn short_sleeps_lengthen_the_looks_and_long_ones_shorten_them() {
+        let mut looks = Looks::new();
+        (0..10).for_each(|_| looks.learn(Duration::ZERO));
+        assert_eq!(looks.bound(), MOST);
+        (0..10).for_each(|_| looks.learn(SHORT));
+        assert_eq!(looks.bound(), LEAST);
+    }
+}
