@@ -29,7 +29,17 @@ pub const NONE: &str = "none at all";
 #[rustfmt::skip] // A table.
 pub const GOALS: &[Goal] = &[
     goal("batch", "send to processed, batches of 100", "crossbeam-channel, recv and try_iter", 5.0),
+    goal("batch", "send to processed, batches of 100", "std mpsc, recv and try_iter", 4.0),
+    goal("batch", "send to processed, batches of 100", "batch-channel, one by one", 10.0),
+    goal("batch", "send to processed, batches of 100", "Mutex<Vec>, 1 producer", 1.5),
+    goal("batch", "send to processed, batches of 100", "Mutex<Vec>", 2.5),
+    goal("batch", "send to processed, batches of 100", "a vector of the thread's own", 1.0 / 3.0),
+    goal("batch", "send to processed, 256 bytes each", "crossbeam-channel, recv and try_iter", 2.0),
     goal("batch", "send to processed, 64 producers", "itself, 1 producer", GROWTH),
+    goal("batch", "submit to result, 100 at a time", "a crossbeam bounded(1) each", 3.0),
+    goal("batch", "full batch to process start, p99", "crossbeam send to recv", 1.0 / 1.5),
+    goal("batch", "allocations for each send", NONE, ZERO),
+    goal("batch", "allocations for each processed item", NONE, ZERO),
     goal("batch", "an update merged, 1,000 keys", "Batcher, merging in its function", 3.0),
     goal("batch", "an update merged, 1 thread", "Mutex<HashMap>", 1.0),
     goal("batch", "an update merged, 8 threads", "Mutex<HashMap>", 2.0),

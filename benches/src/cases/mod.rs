@@ -6,6 +6,7 @@
 pub mod batch;
 pub mod batch_db;
 pub mod batch_reduce;
+pub mod batch_send;
 pub mod cache;
 pub mod examples;
 pub mod fanout;
@@ -40,7 +41,7 @@ pub struct Count {
 
 /// All areas but [`examples`], which runs whole programs.
 pub const AREAS: &[Area] = &[
-    Area { name: "batch", cases: batch::cases, counts: Vec::new },
+    Area { name: "batch", cases: batch::cases, counts: batch::counts },
     Area { name: "cache", cases: cache::cases, counts: cache::counts },
     Area { name: "fanout", cases: fanout::cases, counts: Vec::new },
     Area { name: "limit", cases: limit::cases, counts: limit::counts },

@@ -36,8 +36,13 @@ fn packed(count: u64, sum: u64) -> u64 {
 impl Tally {
     /// These were processed.
     pub fn add(&self, items: &[u64]) {
-        let n = items.len() as u64;
-        let sum = items.iter().fold(0, |sum: u64, item| sum.wrapping_add(*item));
+        self.add_each(items.len(), items.iter().copied());
+    }
+
+    /// The same, where the numbers are parts of the items.
+    pub fn add_each(&self, n: usize, items: impl Iterator<Item = u64>) {
+        let n = n as u64;
+        let sum = items.fold(0, |sum: u64, item| sum.wrapping_add(item));
         let before = self.seen.fetch_add(packed(n, sum), Ordering::Relaxed) & COUNT;
         let target = self.target.load(Ordering::Relaxed);
         if before < target && before + n >= target {

@@ -7,11 +7,12 @@ use fullbore_core::{Backoff, BuildError, Clock, EnvReader, Failure, FromEnv, OnD
 
 use crate::batch::Batch;
 use crate::batcher::Batcher;
-use crate::engine::Shared;
+use crate::engine::{Hooks, Shared};
 use crate::outcomes::IntoOutcomes;
 use crate::process::{ByRef, ByValue, Process};
 
 pub(crate) type RetryIf = Box<dyn Fn(&Failure) -> bool + Send + Sync>;
+pub(crate) type Weigher<T> = Box<dyn Fn(&T) -> u64 + Send + Sync>;
 pub(crate) type DeadLetter<T> = Box<dyn Fn(T, Failure) + Send + Sync>;
 
 /// The settings of a [`Batcher`], from code, a file (feature `serde`: unknown fields are refused) or the environment.
@@ -22,6 +23,12 @@ pub struct Config {
     pub name: String,
     /// See [`BatcherBuilder::max_items`].
     pub max_items: usize,
+    /// See [`BatcherBuilder::max_weight`]. `None`: items are not weighed.
+    pub max_weight: Option<u64>,
+    /// See [`BatcherBuilder::capacity_weight`]. `None`: ten batches.
+    pub capacity_weight: Option<u64>,
+    /// See [`BatcherBuilder::oversized`].
+    pub oversized: Oversized,
     /// See [`BatcherBuilder::linger`].
     #[cfg_attr(feature = "serde", serde(with = "fullbore_core::serde_text::duration"))]
     pub linger: Duration,
@@ -56,6 +63,9 @@ impl Default for Config {
         Self {
             name: "batch".into(),
             max_items: 500,
+            max_weight: None,
+            capacity_weight: None,
+            oversized: Oversized::default(),
             linger: Duration::from_millis(10),
             capacity: None,
             eager_when_idle: true,
@@ -75,13 +85,38 @@ impl Default for Config {
 /// More would be a mistake in the unit.
 const MAX_WORKERS: usize = 1024;
 
-/// So that a variable that is not set leaves the capacity to follow `max_items`.
-struct Places(Option<usize>);
+/// So that a variable that is not set leaves the setting to follow another one.
+struct Set<T>(Option<T>);
 
-impl FromEnv for Places {
-    const EXPECTED: &'static str = usize::EXPECTED;
+impl<T: FromEnv> FromEnv for Set<T> {
+    const EXPECTED: &'static str = T::EXPECTED;
     fn from_env_text(text: &str) -> Option<Self> {
-        usize::from_env_text(text).map(|places| Self(Some(places)))
+        T::from_env_text(text).map(|value| Self(Some(value)))
+    }
+}
+
+/// What is done with an item that is heavier than a batch may be.
+///
+/// As text (configuration files, environment): `alone`, `refuse`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum Oversized {
+    /// It makes a batch of its own, and may exceed the weight of the capacity while nothing else is inside.
+    #[default]
+    Alone,
+    /// It is refused, with [`Refusal::Oversized`](fullbore_core::Refusal::Oversized).
+    Refuse,
+}
+
+impl FromEnv for Oversized {
+    const EXPECTED: &'static str = "alone or refuse";
+    fn from_env_text(text: &str) -> Option<Self> {
+        match text {
+            "alone" => Some(Self::Alone),
+            "refuse" => Some(Self::Refuse),
+            _ => None,
+        }
     }
 }
 
@@ -100,11 +135,14 @@ impl Config {
     /// As [`from_env`](Self::from_env).
     pub fn read(mut env: EnvReader) -> Result<Self, BuildError> {
         let mut config = Self::default();
-        let mut capacity = Places(None);
+        let (mut capacity, mut max_weight, mut capacity_weight) = (Set(None), Set(None), Set(None));
         env.read("name", &mut config.name)?;
         env.read("max_items", &mut config.max_items)?;
         env.read("linger", &mut config.linger)?;
         env.read("capacity", &mut capacity)?;
+        env.read("max_weight", &mut max_weight)?;
+        env.read("capacity_weight", &mut capacity_weight)?;
+        env.read("oversized", &mut config.oversized)?;
         env.read("eager_when_idle", &mut config.eager_when_idle)?;
         env.read("overflow", &mut config.overflow)?;
         env.read("workers", &mut config.workers)?;
@@ -117,6 +155,8 @@ impl Config {
         env.read("on_drop", &mut config.on_drop)?;
         env.finish()?;
         config.capacity = capacity.0;
+        config.max_weight = max_weight.0;
+        config.capacity_weight = capacity_weight.0;
         Ok(config)
     }
 
@@ -138,7 +178,25 @@ impl Config {
             let expected = format!("at least max_items, which is {}", self.max_items);
             return Err(BuildError::config("capacity", self.places(), expected));
         }
+        if self.max_weight == Some(0) {
+            return Err(BuildError::config("max_weight", 0, "at least 1"));
+        }
+        match (self.max_weight, self.capacity_weight) {
+            (None, Some(weight)) => {
+                return Err(BuildError::config("capacity_weight", weight, "a max_weight with it"));
+            }
+            (Some(max), Some(weight)) if weight < max => {
+                let expected = format!("at least max_weight, which is {max}");
+                return Err(BuildError::config("capacity_weight", weight, expected));
+            }
+            _ => {}
+        }
         Ok(())
+    }
+
+    /// The weight of all that may be inside.
+    pub(crate) fn weight(&self) -> u64 {
+        self.capacity_weight.or(self.max_weight.map(|max| max.saturating_mul(10))).unwrap_or(u64::MAX)
     }
 
     /// The capacity that holds: the one that was set, or ten batches.
@@ -153,11 +211,12 @@ pub struct BatcherBuilder<T> {
     clock: Clock,
     dead_letter: Option<DeadLetter<T>>,
     retry_if: Option<RetryIf>,
+    weigher: Option<Weigher<T>>,
 }
 
 impl<T> Default for BatcherBuilder<T> {
     fn default() -> Self {
-        Self { config: Config::default(), clock: Clock::default(), dead_letter: None, retry_if: None }
+        Self { config: Config::default(), clock: Clock::default(), dead_letter: None, retry_if: None, weigher: None }
     }
 }
 
@@ -184,6 +243,63 @@ impl<T> BatcherBuilder<T> {
     #[must_use]
     pub fn max_items(mut self, max_items: usize) -> Self {
         self.config.max_items = max_items;
+        self
+    }
+
+    /// How heavy a batch is at most, by what [`weigher`](Self::weigher) says of its items: bytes of a request, cost of a
+    /// statement. A batch starts once it is that heavy, or once the next item would make it heavier. Choose what the other side
+    /// takes in one call. One heavier item is a case for [`oversized`](Self::oversized).
+    ///
+    /// Items of a batcher that weighs are accepted under a lock; those of one that only counts are not.
+    ///
+    /// Default: items are not weighed.
+    #[must_use]
+    pub fn max_weight(mut self, max_weight: u64) -> Self {
+        self.config.max_weight = Some(max_weight);
+        self
+    }
+
+    /// What an item weighs. It runs on the sender's thread, once for each item, and a panic is the sender's. Sums that do not
+    /// fit into 64 bits count as the largest number that does.
+    ///
+    /// Default: none; needed for a [`max_weight`](Self::max_weight), and only then.
+    ///
+    /// ```
+    /// use fullbore_batch::{Batch, Batcher};
+    ///
+    /// let batcher = Batcher::builder()
+    ///     .max_weight(1 << 20)
+    ///     .weigher(|body: &Vec<u8>| body.len() as u64)
+    ///     .build(|bodies: Batch<Vec<u8>>| assert!(bodies.iter().map(Vec::len).sum::<usize>() <= 1 << 20))?;
+    /// batcher.send(vec![0; 700_000])?;
+    /// batcher.send(vec![0; 700_000])?;
+    /// batcher.close()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn weigher(mut self, weigher: impl Fn(&T) -> u64 + Send + Sync + 'static) -> Self {
+        self.weigher = Some(Box::new(weigher));
+        self
+    }
+
+    /// How heavy all items that are accepted and not yet processed may be together. Whichever of this and
+    /// [`capacity`](Self::capacity) is reached first holds senders up. Choose the memory that the buffer may take. At least
+    /// `max_weight`.
+    ///
+    /// Default: ten times `max_weight`.
+    #[must_use]
+    pub fn capacity_weight(mut self, capacity_weight: u64) -> Self {
+        self.config.capacity_weight = Some(capacity_weight);
+        self
+    }
+
+    /// What happens to an item that is heavier than `max_weight`. Refuse it where the other side would; an error for its
+    /// sender is better than one for the batch.
+    ///
+    /// Default: it goes alone.
+    #[must_use]
+    pub fn oversized(mut self, oversized: Oversized) -> Self {
+        self.config.oversized = oversized;
         self
     }
 
@@ -405,10 +521,16 @@ impl<T> BatcherBuilder<T> {
     where
         T: Send + 'static,
     {
-        let Self { config, clock, dead_letter, retry_if } = self;
+        let Self { config, clock, dead_letter, retry_if, weigher } = self;
         config.check()?;
+        match (&weigher, config.max_weight) {
+            (None, Some(max)) => return Err(BuildError::config("max_weight", max, "a weigher with it")),
+            (Some(_), None) => return Err(BuildError::config("max_weight", "none", "a weight, as there is a weigher")),
+            _ => {}
+        }
         let places = config.places();
-        Shared::start(config, places, clock, dead_letter, retry_if, process).map(Batcher::new)
+        let hooks = Hooks { dead_letter, retry_if, weigher };
+        Shared::start(config, places, clock, hooks, process).map(Batcher::new)
     }
 }
 

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fullbore_core::{
-    BuildError, CallerSpan, Clock, Crew, Event, Events, Failure, FlushError, Leftover, Monitor, Patience, SendError,
+    BuildError, CallerSpan, Clock, Crew, Event, Events, Failure, FlushError, Leftover, Monitor, Patience, Refusal, SendError,
     Undelivered, Waiters, contain,
 };
 use fullbore_metrics::{Departure, Outcome, Station, StationId, StationKind};
 
 use crate::batch::Spare;
-use crate::config::{Config, DeadLetter, RetryIf};
+use crate::config::{Config, DeadLetter, Oversized, RetryIf, Weigher};
 use crate::intake::{Bounds, Group, Intake, Load, Ready, Taker};
 use crate::outcomes::{Kind, Outcomes};
 use crate::process::{Host, Process, Processed, Verdict};
@@ -36,9 +36,15 @@ pub(crate) struct Shared<T, R> {
     station: Station,
     events: Events,
     config: Config,
-    dead_letter: Option<DeadLetter<T>>,
-    retry_if: Option<RetryIf>,
+    hooks: Hooks<T>,
     pause: Monitor<Pause>,
+}
+
+/// The user's functions beside the process function.
+pub(crate) struct Hooks<T> {
+    pub(crate) dead_letter: Option<DeadLetter<T>>,
+    pub(crate) retry_if: Option<RetryIf>,
+    pub(crate) weigher: Option<Weigher<T>>,
 }
 
 /// The threads' rests between two attempts.
@@ -78,17 +84,15 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
         config: Config,
         capacity: usize,
         clock: Clock,
-        dead_letter: Option<DeadLetter<T>>,
-        retry_if: Option<RetryIf>,
+        hooks: Hooks<T>,
         process: impl Process<T, R>,
     ) -> Result<Arc<Self>, BuildError> {
-        let bounds = Bounds { capacity, weight: u64::MAX, overflow: config.overflow };
-        let ready = Ready { max_items: config.max_items, max_weight: None, linger: config.linger };
+        let bounds = Bounds { capacity, weight: config.weight(), overflow: config.overflow };
+        let ready = Ready { max_items: config.max_items, max_weight: config.max_weight, linger: config.linger };
         let shared = Arc::new(Self {
             intake: Intake::new(bounds, ready, clock.clone()),
             crew: Crew::new("batch", &config.name, clock.clone()),
             pause: Monitor::new(Pause::default(), clock),
-            retry_if,
             station: Station::builder(config.name.clone())
                 .kind(StationKind::Batch)
                 .parallelism(config.workers)
@@ -96,7 +100,7 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
                 .build(),
             events: Events::new("batch", &config.name),
             config,
-            dead_letter,
+            hooks,
         });
         shared.station.arrivals_from(shared.intake.sent_on_lanes());
         let process = Arc::new(process);
@@ -212,7 +216,7 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
     /// The items that have failed, of those that were kept, for the dead-letter hook.
     fn letters(&self, mut kept: Vec<T>, outcomes: &Kind<R>, spare: &Spare<T>) -> Vec<(T, Failure)> {
         match outcomes {
-            _ if self.dead_letter.is_none() => {}
+            _ if self.hooks.dead_letter.is_none() => {}
             Kind::Done(_) => {}
             Kind::Each(results) => {
                 let mut letters = Vec::new();
@@ -297,8 +301,15 @@ impl<T, R> Shared<T, R> {
     #[cold]
     #[inline(never)]
     fn offer_slowly(&self, came: (T, Option<Extra<R>>), patience: Patience) -> Result<(), SendError<T>> {
+        // Those of a batcher that weighs all come this way.
+        let weight = self.hooks.weigher.as_ref().map_or(0, |weigh| weigh(&came.0));
+        let too_heavy = self.config.max_weight.is_some_and(|max| weight > max);
+        if too_heavy && self.config.oversized == Oversized::Refuse {
+            self.station.refused(1);
+            return Err(SendError::new(came.0, Refusal::Oversized));
+        }
         let patience = if self.is_inside() { Patience::Try } else { patience };
-        match self.intake.send(came, 0, patience, &|| self.station.arrived(1)) {
+        match self.intake.send(came, weight, patience, &|| self.station.arrived(1)) {
             Ok(displaced) => {
                 displaced.into_iter().for_each(|displaced| self.discard(displaced, Failure::Dropped));
                 Ok(())
@@ -326,7 +337,7 @@ impl<T, R> Shared<T, R> {
     }
 
     fn bury(&self, item: T, failure: Failure) {
-        match &self.dead_letter {
+        match &self.hooks.dead_letter {
             Some(hook) => {
                 self.events.emit(Event::DeadLetter, || &failure);
                 hook(item, failure);
@@ -451,7 +462,7 @@ impl<T: Send + 'static, R: Send + 'static> Host<R> for InSpan<'_, T, R> {
         if failure.is_permanent() {
             return Verdict::Lasting;
         }
-        let Some(retry_if) = &self.shared.retry_if else { return Verdict::Unknown };
+        let Some(retry_if) = &self.shared.hooks.retry_if else { return Verdict::Unknown };
         match contain(|| retry_if(failure)) {
             Ok(true) => Verdict::Passing,
             Ok(false) => Verdict::Lasting,

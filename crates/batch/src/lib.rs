@@ -88,7 +88,7 @@ pub use crate::sqlite::{SqliteInsert, SqliteRow};
 pub use crate::{
     batch::{Batch, IntoIter},
     batcher::{BatchHandle, Batcher},
-    config::{BatcherBuilder, Config},
+    config::{BatcherBuilder, Config, Oversized},
     error::{CallError, OwnThread},
     outcomes::{IntoOutcomes, Outcomes},
     reduce::{ReducingBatcher, ReducingBuilder, ReducingConfig, ReducingHandle},

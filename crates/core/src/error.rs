@@ -19,6 +19,8 @@ pub enum Refusal {
     Closed,
     /// The target sheds load: too many wait already.
     Shed,
+    /// The item is larger than the target takes. Trying again is of no use.
+    Oversized,
 }
 
 impl fmt::Display for Refusal {
@@ -28,6 +30,7 @@ impl fmt::Display for Refusal {
             Refusal::TimedOut => "timed out waiting for room",
             Refusal::Closed => "closed",
             Refusal::Shed => "too many wait already",
+            Refusal::Oversized => "larger than allowed",
         })
     }
 }
@@ -68,6 +71,11 @@ impl<T> SendError<T> {
     /// Whether the target is closed. Trying again is of no use.
     pub const fn is_closed(&self) -> bool {
         matches!(self.reason, Refusal::Closed)
+    }
+
+    /// Whether the item is larger than the target takes. Trying again is of no use.
+    pub const fn is_oversized(&self) -> bool {
+        matches!(self.reason, Refusal::Oversized)
     }
 
     /// The same refusal of another form of the item.

@@ -78,6 +78,17 @@ pub fn measure<R>(work: impl FnOnce() -> R) -> (R, Allocations) {
     (result, counted)
 }
 
+/// What the current thread has allocated and freed so far, for work that does not come back to whoever counts: the
+/// difference of two is what was allocated between.
+///
+/// # Panics
+/// See [`measure`].
+#[must_use]
+pub fn allocated_so_far() -> Allocations {
+    measure(|| ());
+    COUNTED.get()
+}
+
 /// Adds to the counters of this thread.
 fn note(allocated: Option<usize>, freed: usize) {
     let mut counted = COUNTED.get();

@@ -66,7 +66,7 @@ mod redis_server;
 mod server;
 mod user;
 
-pub use alloc::{Allocations, CountingAlloc, allocations, measure};
+pub use alloc::{Allocations, CountingAlloc, allocated_so_far, allocations, measure};
 pub use child::{child_test, is_child};
 pub use error::{StartError, Started};
 pub use eventually::eventually;

@@ -10,6 +10,8 @@ use fullbore_benches::cases::{AREAS, examples};
 pub(crate) struct Args {
     /// Empty: all.
     only: Vec<String>,
+    /// Parts of names; empty: all.
+    cases: Vec<String>,
     pub(crate) quick: bool,
     pub(crate) json: Option<PathBuf>,
 }
@@ -25,6 +27,11 @@ impl Args {
     pub(crate) fn wants(&self, area: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|wanted| wanted == area)
     }
+
+    /// Whether the case with this name, its rival's included, is wanted.
+    pub(crate) fn wants_case(&self, name: &str) -> bool {
+        self.cases.is_empty() || self.cases.iter().any(|part| name.contains(&**part))
+    }
 }
 
 pub(crate) fn help() -> String {
@@ -36,6 +43,7 @@ Usage: scoreboard [OPTIONS]
 
 Options:
   --only AREA  only this area; may be given again
+  --case TEXT  only rows whose case, or rival, has TEXT in its name; may be given again
   --quick      as little as can be: shows that everything runs, the numbers mean nothing
   --json FILE  write the rows to FILE, too
   --help       this text
@@ -59,6 +67,7 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Asked, 
     while let Some(argument) = parser.next().map_err(|error| error.to_string())? {
         match argument {
             Long("only") => args.only.push(area(&value(&mut parser, "--only needs an area")?)?),
+            Long("case") => args.cases.push(value(&mut parser, "--case needs a text")?.to_string_lossy().into_owned()),
             Long("quick") => args.quick = true,
             Long("json") => args.json = Some(value(&mut parser, "--json needs a file")?.into()),
             Long("help") | Short('h') => return Ok(Asked::Help),
@@ -103,6 +112,7 @@ mod tests {
             (&["--only", "boats"][..], "no area `boats`"),
             (&["--only"], "--only needs an area"),
             (&["--json"], "--json needs a file"),
+            (&["--case"], "--case needs a text"),
             (&["--slow"], "--slow"),
             (&["pool"], "pool"),
         ] {

@@ -63,7 +63,7 @@ fn measure(args: &Args) -> Board {
         board::head()
     );
     for area in AREAS.iter().filter(|area| args.wants(area.name)) {
-        board.area(area);
+        board.area(area, args);
     }
     if args.wants(examples::NAME) {
         board.outcome(examples::NAME, catching(|| examples::rows(&plan)));
@@ -85,10 +85,13 @@ fn measure(args: &Args) -> Board {
 }
 
 impl Board {
-    fn area(&mut self, area: &Area) {
+    fn area(&mut self, area: &Area, args: &Args) {
         for case in (area.cases)() {
             for rival in &case.rivals {
                 let what = format!("{}: {} against {}", area.name, case.name, rival.name);
+                if !args.wants_case(&what) {
+                    continue;
+                }
                 let watch = Watch::over(&what);
                 let row = catching(|| Ok(vec![duel(&self.plan, area.name, &case, rival)]));
                 watch.end();
@@ -97,6 +100,9 @@ impl Board {
         }
         for count in (area.counts)() {
             let what = format!("{}: {}", area.name, count.name);
+            if !args.wants_case(&what) {
+                continue;
+            }
             let row = catching(|| Ok(vec![Row::zero(area.name, count.name, count.unit, (count.ours)())]));
             self.outcome(&what, row);
         }

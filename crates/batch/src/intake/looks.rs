@@ -47,7 +47,7 @@ pub(super) fn pause(look: u32) {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(fullbore_loom)))]
 mod tests {
     use super::{LEAST, Looks, MOST, SHORT};
     use std::time::Duration;

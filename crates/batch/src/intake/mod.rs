@@ -451,9 +451,19 @@ impl<T, E> Intake<T, E> {
     pub(crate) fn push(&self, item: T, extra: Option<E>) -> Result<(), (T, Option<E>)> {
         match self.lanes.get() {
             // SAFETY: it is this thread's.
-            Some(lane) => unsafe { lane.try_push(item, extra, || self.clock().now()) },
+            Some(lane) => unsafe { self.push_on(lane, item, extra) },
             None => Err((item, extra)),
         }
+    }
+
+    /// As [`push`](Self::push), on a lane from [`new_lane`](Self::new_lane).
+    ///
+    /// # Safety
+    /// Always on the same thread.
+    #[inline]
+    pub(crate) unsafe fn push_on(&self, lane: &Lane<T, E>, item: T, extra: Option<E>) -> Result<(), (T, Option<E>)> {
+        // SAFETY: the caller says that it is this thread's.
+        unsafe { lane.try_push(item, extra, || self.clock().now()) }
     }
 
     /// Puts an item in. `Ok` hands back the items it displaced; with nothing waiting that can be `item` itself.

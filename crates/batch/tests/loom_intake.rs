@@ -1,0 +1,220 @@
+//! Every order of send, take, flush and close, with the real code of the intake and loom's atomics, cells and locks. A lost
+//! wake-up shows as a deadlock, a lost item as a wrong count, an unsynchronised slot as a race:
+//! `RUSTFLAGS="--cfg fullbore_loom" cargo test --release -p fullbore-batch --test loom_intake`.
+#![cfg(fullbore_loom)]
+#![allow(missing_docs, dead_code, unreachable_pub, clippy::unwrap_used)]
+
+#[path = "../src/intake/mod.rs"]
+mod intake;
+#[path = "../src/sync.rs"]
+mod sync;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fullbore_core::{Clock, Overflow, Patience, PausedClock};
+use intake::{Bounds, Intake, Lane, Load, Ready, Taker};
+use loom::thread::{self, JoinHandle};
+
+type Numbers = Intake<u64, ()>;
+
+fn model(preemptions: usize, check: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(builder.preemption_bound.unwrap_or(preemptions));
+    builder.check(check);
+}
+
+fn intake(capacity: usize, max_items: usize, overflow: Overflow) -> Arc<Numbers> {
+    let ready = Ready { max_items, max_weight: None, linger: Duration::ZERO };
+    let bounds = Bounds { capacity, weight: u64::MAX, overflow };
+    Arc::new(Intake::new(bounds, ready, Clock::from(PausedClock::new())))
+}
+
+/// The hot way first, as the batcher does.
+fn send(intake: &Numbers, lane: &Lane<u64, ()>, item: u64, extra: Option<()>) -> bool {
+    // SAFETY: each model's thread has a lane of its own.
+    let came = match unsafe { intake.push_on(lane, item, extra) } {
+        Ok(()) => return true,
+        Err(came) => came,
+    };
+    // SAFETY: as above.
+    let sent = unsafe { intake.send_on(Some(lane), came, 0, Patience::Policy(None), &|| ()) };
+    sent.is_ok_and(|displaced| displaced.is_empty())
+}
+
+/// Takes groups until the intake is closed and empty; what it got, and the positions of extras among it.
+fn take_all(intake: &Numbers) -> (Vec<u64>, Vec<usize>) {
+    let (mut taker, mut before, mut all, mut with) = (Taker::new(), None, Vec::new(), Vec::new());
+    loop {
+        let mut load = Load::default();
+        let Some(group) = intake.take(before, &mut taker, &mut load) else { return (all, with) };
+        with.extend(load.extras.iter().map(|(number, ())| all.len() + number));
+        all.append(&mut load.items);
+        before = Some(group);
+    }
+}
+
+fn worker(intake: &Arc<Numbers>) -> JoinHandle<(Vec<u64>, Vec<usize>)> {
+    let intake = Arc::clone(intake);
+    thread::spawn(move || take_all(&intake))
+}
+
+/// A worker that sleeps is woken, and gets everything in order.
+#[test]
+fn a_sender_and_a_worker() {
+    model(3, || {
+        let intake = intake(8, 2, Overflow::Block);
+        let worker = worker(&intake);
+        let lane = intake.new_lane();
+        assert!((0..3).all(|n| send(&intake, &lane, n, (n == 1).then_some(()))));
+        intake.close();
+        assert_eq!(worker.join().unwrap(), (vec![0, 1, 2], vec![1]));
+    });
+}
+
+/// A sender without room is woken when a group is done.
+#[test]
+fn a_sender_without_room() {
+    model(3, || {
+        let intake = intake(1, 1, Overflow::Block);
+        let worker = worker(&intake);
+        let lane = intake.new_lane();
+        assert!((0..3).all(|n| send(&intake, &lane, n, None)));
+        intake.close();
+        assert_eq!(worker.join().unwrap().0, [0, 1, 2]);
+    });
+}
+
+/// What is accepted while the intake closes is taken; what is not is refused.
+#[test]
+fn a_close_beside_a_sender() {
+    model(3, || {
+        let intake = intake(8, 2, Overflow::Block);
+        let closer = {
+            let intake = Arc::clone(&intake);
+            thread::spawn(move || intake.close())
+        };
+        let lane = intake.new_lane();
+        let accepted: Vec<u64> = (0..3).filter(|n| send(&intake, &lane, *n, None)).collect();
+        closer.join().unwrap();
+        assert_eq!(take_all(&intake).0, accepted);
+        assert_eq!((intake.len(), intake.in_flight()), (0, 0));
+    });
+}
+
+/// The same with everything handed back at once.
+#[test]
+fn an_abandonment_beside_a_sender_and_a_worker() {
+    model(2, || {
+        let intake = intake(8, 2, Overflow::Block);
+        let worker = worker(&intake);
+        let sender = {
+            let intake = Arc::clone(&intake);
+            thread::spawn(move || {
+                let lane = intake.new_lane();
+                (0..3).filter(|n| send(&intake, &lane, *n, None)).collect::<Vec<u64>>()
+            })
+        };
+        let back = intake.abandon();
+        let accepted = sender.join().unwrap();
+        let mut out = worker.join().unwrap().0;
+        out.extend(back.into_iter().map(|(item, _)| item));
+        assert_eq!(out, accepted);
+    });
+}
+
+/// What one sender was lent and does not use is there for the other.
+#[test]
+fn two_senders_and_little_room() {
+    model(2, || {
+        let intake = intake(4, 4, Overflow::Reject);
+        let other = {
+            let intake = Arc::clone(&intake);
+            thread::spawn(move || {
+                let lane = intake.new_lane();
+                (0..2).filter(|_| send(&intake, &lane, 1, None)).count()
+            })
+        };
+        let lane = intake.new_lane();
+        let mine = (0..3).filter(|_| send(&intake, &lane, 1, None)).count();
+        let others = other.join().unwrap();
+        assert_eq!(mine + others, 4, "five items, four places, and nobody takes any out");
+        intake.close();
+        assert_eq!(take_all(&intake).0.len(), 4);
+    });
+}
+
+/// A flush sees what was sent before it, on whatever thread, and ends while others send.
+#[test]
+fn a_flush_beside_a_sender() {
+    model(2, || {
+        let intake = intake(8, 4, Overflow::Block);
+        let lane = intake.new_lane();
+        assert!(send(&intake, &lane, 0, None));
+        let worker = worker(&intake);
+        let sender = {
+            let intake = Arc::clone(&intake);
+            thread::spawn(move || {
+                let lane = intake.new_lane();
+                assert!(send(&intake, &lane, 1, None));
+            })
+        };
+        assert!(intake.flush(None));
+        sender.join().unwrap();
+        intake.close();
+        assert_eq!(worker.join().unwrap().0.len(), 2);
+    });
+}
+
+/// Two workers share the lanes: each item is taken once, whoever reads it.
+#[test]
+fn two_workers() {
+    model(2, || {
+        let intake = intake(4, 1, Overflow::Block);
+        let workers = [worker(&intake), worker(&intake)];
+        let lane = intake.new_lane();
+        assert!((0..3).all(|n| send(&intake, &lane, n, None)));
+        intake.close();
+        let mut all: Vec<u64> = workers.into_iter().flat_map(|worker| worker.join().unwrap().0).collect();
+        all.sort_unstable();
+        assert_eq!(all, [0, 1, 2]);
+    });
+}
+
+/// The slots are used again: four items through a ring of two.
+#[test]
+fn more_items_than_slots() {
+    model(2, || {
+        let intake = intake(2, 2, Overflow::Block);
+        let worker = worker(&intake);
+        let lane = intake.new_lane();
+        assert!((0..4).all(|n| send(&intake, &lane, n, Some(()))));
+        intake.close();
+        assert_eq!(worker.join().unwrap(), (vec![0, 1, 2, 3], vec![0, 1, 2, 3]));
+    });
+}
+
+/// The oldest goes, and nothing twice.
+#[test]
+fn displaced_beside_a_worker() {
+    model(2, || {
+        let intake = intake(2, 2, Overflow::DropOldest);
+        let worker = worker(&intake);
+        let lane = intake.new_lane();
+        let mut displaced = Vec::new();
+        for n in 0..4 {
+            // SAFETY: this thread's lane.
+            if let Err(came) = unsafe { intake.push_on(&lane, n, None) } {
+                // SAFETY: as above.
+                let sent = unsafe { intake.send_on(Some(&lane), came, 0, Patience::Policy(None), &|| ()) };
+                displaced.extend(sent.unwrap().into_iter().map(|(item, _)| item));
+            }
+        }
+        intake.close();
+        let mut all = worker.join().unwrap().0;
+        assert!(all.is_sorted());
+        all.append(&mut displaced);
+        all.sort_unstable();
+        assert_eq!(all, [0, 1, 2, 3]);
+    });
+}
