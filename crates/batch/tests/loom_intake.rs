@@ -25,7 +25,11 @@ fn model(preemptions: usize, check: impl Fn() + Send + Sync + 'static) {
 }
 
 fn intake(capacity: usize, max_items: usize, overflow: Overflow) -> Arc<Numbers> {
-    let ready = Ready { max_items, max_weight: None, linger: Duration::ZERO };
+    lingering(capacity, max_items, overflow, Duration::ZERO)
+}
+
+fn lingering(capacity: usize, max_items: usize, overflow: Overflow, linger: Duration) -> Arc<Numbers> {
+    let ready = Ready { max_items, max_weight: None, linger };
     let bounds = Bounds { capacity, weight: u64::MAX, overflow };
     Arc::new(Intake::new(bounds, ready, Clock::from(PausedClock::new())))
 }
@@ -44,19 +48,29 @@ fn send(intake: &Numbers, lane: &Lane<u64, ()>, item: u64, extra: Option<()>) ->
 
 /// Takes groups until the intake is closed and empty; what it got, and the positions of extras among it.
 fn take_all(intake: &Numbers) -> (Vec<u64>, Vec<usize>) {
+    take(intake, usize::MAX)
+}
+
+/// The same, until it has so many: nobody closes the intake, so a worker that is not woken sleeps for ever.
+fn take(intake: &Numbers, enough: usize) -> (Vec<u64>, Vec<usize>) {
     let (mut taker, mut before, mut all, mut with) = (Taker::new(), None, Vec::new(), Vec::new());
-    loop {
+    while all.len() < enough {
         let mut load = Load::default();
-        let Some(group) = intake.take(before, &mut taker, &mut load) else { return (all, with) };
+        let Some(group) = intake.take(before, &mut taker, &mut load) else { break };
         with.extend(load.extras.iter().map(|(number, ())| all.len() + number));
         all.append(&mut load.items);
         before = Some(group);
     }
+    (all, with)
 }
 
 fn worker(intake: &Arc<Numbers>) -> JoinHandle<(Vec<u64>, Vec<usize>)> {
+    worker_for(intake, usize::MAX)
+}
+
+fn worker_for(intake: &Arc<Numbers>, enough: usize) -> JoinHandle<(Vec<u64>, Vec<usize>)> {
     let intake = Arc::clone(intake);
-    thread::spawn(move || take_all(&intake))
+    thread::spawn(move || take(&intake, enough))
 }
 
 /// A worker that sleeps is woken, and gets everything in order.
@@ -64,11 +78,44 @@ fn worker(intake: &Arc<Numbers>) -> JoinHandle<(Vec<u64>, Vec<usize>)> {
 fn a_sender_and_a_worker() {
     model(3, || {
         let intake = intake(8, 2, Overflow::Block);
-        let worker = worker(&intake);
+        let worker = worker_for(&intake, 3);
         let lane = intake.new_lane();
         assert!((0..3).all(|n| send(&intake, &lane, n, (n == 1).then_some(()))));
-        intake.close();
         assert_eq!(worker.join().unwrap(), (vec![0, 1, 2], vec![1]));
+    });
+}
+
+/// A worker that lingers for ever is woken by the item that fills its batch, whichever sender's it is.
+#[test]
+fn a_full_batch() {
+    model(2, || {
+        let intake = lingering(16, 4, Overflow::Block, Duration::MAX);
+        let worker = worker_for(&intake, 4);
+        let other = {
+            let intake = Arc::clone(&intake);
+            thread::spawn(move || {
+                let lane = intake.new_lane();
+                assert!(send(&intake, &lane, 9, None));
+            })
+        };
+        let lane = intake.new_lane();
+        assert!((0..3).all(|n| send(&intake, &lane, n, None)));
+        other.join().unwrap();
+        let (mut all, _) = worker.join().unwrap();
+        all.retain(|n| *n != 9);
+        assert_eq!(all, [0, 1, 2]);
+    });
+}
+
+/// The same, for a single sender and the second batch, whose places it has been lent before.
+#[test]
+fn two_full_batches() {
+    model(2, || {
+        let intake = lingering(16, 3, Overflow::Block, Duration::MAX);
+        let worker = worker_for(&intake, 6);
+        let lane = intake.new_lane();
+        assert!((0..6).all(|n| send(&intake, &lane, n, None)));
+        assert_eq!(worker.join().unwrap().0, [0, 1, 2, 3, 4, 5]);
     });
 }
 
@@ -132,11 +179,11 @@ fn two_senders_and_little_room() {
             let intake = Arc::clone(&intake);
             thread::spawn(move || {
                 let lane = intake.new_lane();
-                (0..2).filter(|_| send(&intake, &lane, 1, None)).count()
+                usize::from(send(&intake, &lane, 1, None))
             })
         };
         let lane = intake.new_lane();
-        let mine = (0..3).filter(|_| send(&intake, &lane, 1, None)).count();
+        let mine = (0..4).filter(|_| send(&intake, &lane, 1, None)).count();
         let others = other.join().unwrap();
         assert_eq!(mine + others, 4, "five items, four places, and nobody takes any out");
         intake.close();
@@ -171,10 +218,9 @@ fn a_flush_beside_a_sender() {
 fn two_workers() {
     model(2, || {
         let intake = intake(4, 1, Overflow::Block);
-        let workers = [worker(&intake), worker(&intake)];
+        let workers = [worker_for(&intake, 1), worker_for(&intake, 2)];
         let lane = intake.new_lane();
         assert!((0..3).all(|n| send(&intake, &lane, n, None)));
-        intake.close();
         let mut all: Vec<u64> = workers.into_iter().flat_map(|worker| worker.join().unwrap().0).collect();
         all.sort_unstable();
         assert_eq!(all, [0, 1, 2]);

@@ -99,8 +99,8 @@ impl<T, E> Lane<T, E> {
         // ORDERING: Relaxed: the barriers order it before the load of `limit` (L2).
         self.own.0.claim.store(tail + 1, Ordering::Relaxed);
         self.barrier.light();
-        // ORDERING: Acquire pairs with the Release in `grant`: what had this slot before was read (U3).
-        if tail >= self.theirs.0.limit.load(Ordering::Acquire) {
+        // ORDERING: Relaxed: only this thread raises it, in `grant`; the barriers order it after the claim (L2).
+        if tail >= self.theirs.0.limit.load(Ordering::Relaxed) {
             // ORDERING: Release pairs with the Acquire in `settle`.
             self.own.0.claim.store(tail, Ordering::Release);
             return Err((item, extra));
@@ -141,10 +141,10 @@ impl<T, E> Lane<T, E> {
         self.own.0.tail.load(Ordering::Acquire)
     }
 
-    /// Lets the owner go on up to `limit`, which L3 allows. Under the intake's lock.
+    /// Lets the owner, which is the caller, go on up to `limit`, which L3 allows. Under the intake's lock.
     pub(super) fn grant(&self, limit: u64) {
-        // ORDERING: Release pairs with the Acquire in `try_push`.
-        self.theirs.0.limit.store(limit, Ordering::Release);
+        // ORDERING: Relaxed: the caller's own from now on. That the slots are free (U3) it has from the lock.
+        self.theirs.0.limit.store(limit, Ordering::Relaxed);
     }
 
     /// The first half of stopping the owner. Under the intake's lock; a heavy barrier and [`settle`](Self::settle) come next.

@@ -6,8 +6,8 @@
 //! - **U1** A position is written once, by the lane's owner thread, then read (moved out) once, by whom the intake has promised it
 //!   under its lock.
 //! - **U2** A position is read only after the owner has published it: the reader's Acquire load of `tail` shows a larger one.
-//! - **U3** A position is written only after the one that had its slot before was read: the owner's Acquire load of `limit` shows
-//!   that it is below it, and `limit` is never more than the ring's length beyond what was read.
+//! - **U3** A position is written only after the one that had its slot before was read: it is below `limit`, which the owner has
+//!   raised itself, under the lock, to no more than the ring's length beyond what was read.
 //! - **U4** The same for the stamps: that of a position is read no later than the position itself, and there are twice as many stamps
 //!   as blocks, so that no stamp of a position that may still be read shares its cell with one that may be written.
 
