@@ -10,6 +10,8 @@ mod intake;
 mod sync;
 
 use std::sync::Arc;
+// Not loom's: the model need not branch on them.
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use fullbore_core::{Clock, Overflow, Patience, PausedClock};
@@ -224,6 +226,34 @@ fn two_workers() {
         let mut all: Vec<u64> = workers.into_iter().flat_map(|worker| worker.join().unwrap().0).collect();
         all.sort_unstable();
         assert_eq!(all, [0, 1, 2]);
+    });
+}
+
+/// A worker that takes a group and then is busy leaves the rest to the one that sleeps. Whoever takes the last item closes.
+#[test]
+fn a_busy_worker_and_a_sleeping_one() {
+    model(2, || {
+        let intake = intake(16, 4, Overflow::Block);
+        let taken = Arc::new(AtomicUsize::new(0));
+        let work = |groups: usize| {
+            let (intake, taken) = (Arc::clone(&intake), Arc::clone(&taken));
+            thread::spawn(move || {
+                for _ in 0..groups {
+                    let got = take(&intake, 1).0.len();
+                    if got == 0 {
+                        return;
+                    }
+                    if taken.fetch_add(got, Ordering::SeqCst) + got == 3 {
+                        intake.close();
+                    }
+                }
+            })
+        };
+        let workers = [work(1), work(4)];
+        let lane = intake.new_lane();
+        assert!((0..3).all(|n| send(&intake, &lane, n, None)));
+        workers.into_iter().for_each(|worker| worker.join().unwrap());
+        assert_eq!(taken.load(Ordering::SeqCst), 3);
     });
 }
 
