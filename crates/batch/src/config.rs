@@ -23,6 +23,9 @@ pub struct Config {
     pub name: String,
     /// See [`BatcherBuilder::max_items`].
     pub max_items: usize,
+    /// See [`BatcherBuilder::adapt_size`]. `None`: batches of `max_items`.
+    #[cfg_attr(feature = "serde", serde(with = "fullbore_core::serde_text::maybe_duration"))]
+    pub adapt_size: Option<Duration>,
     /// See [`BatcherBuilder::max_weight`]. `None`: items are not weighed.
     pub max_weight: Option<u64>,
     /// See [`BatcherBuilder::capacity_weight`]. `None`: ten batches.
@@ -63,6 +66,7 @@ impl Default for Config {
         Self {
             name: "batch".into(),
             max_items: 500,
+            adapt_size: None,
             max_weight: None,
             capacity_weight: None,
             oversized: Oversized::default(),
@@ -136,10 +140,12 @@ impl Config {
     pub fn read(mut env: EnvReader) -> Result<Self, BuildError> {
         let mut config = Self::default();
         let (mut capacity, mut max_weight, mut capacity_weight) = (Set(None), Set(None), Set(None));
+        let mut adapt_size = Set(None);
         env.read("name", &mut config.name)?;
         env.read("max_items", &mut config.max_items)?;
         env.read("linger", &mut config.linger)?;
         env.read("capacity", &mut capacity)?;
+        env.read("adapt_size", &mut adapt_size)?;
         env.read("max_weight", &mut max_weight)?;
         env.read("capacity_weight", &mut capacity_weight)?;
         env.read("oversized", &mut config.oversized)?;
@@ -155,6 +161,7 @@ impl Config {
         env.read("on_drop", &mut config.on_drop)?;
         env.finish()?;
         config.capacity = capacity.0;
+        config.adapt_size = adapt_size.0;
         config.max_weight = max_weight.0;
         config.capacity_weight = capacity_weight.0;
         Ok(config)
@@ -177,6 +184,9 @@ impl Config {
         if self.places() < self.max_items {
             let expected = format!("at least max_items, which is {}", self.max_items);
             return Err(BuildError::config("capacity", self.places(), expected));
+        }
+        if self.adapt_size == Some(Duration::ZERO) {
+            return Err(BuildError::config("adapt_size", "0s", "more than no time"));
         }
         if self.max_weight == Some(0) {
             return Err(BuildError::config("max_weight", 0, "at least 1"));
@@ -243,6 +253,31 @@ impl<T> BatcherBuilder<T> {
     #[must_use]
     pub fn max_items(mut self, max_items: usize) -> Self {
         self.config.max_items = max_items;
+        self
+    }
+
+    /// Finds the size of batches by trying: from 1 to `max_items`, whichever makes the process function do the most items a
+    /// second, as long as a call takes no longer than `latency`. It climbs in steps of a quarter, each measured over eight
+    /// full batches, and comes down at once after a call that was too long. The station shows the present size
+    /// ([`StationSnapshot::batch_size`](fullbore_metrics::StationSnapshot::batch_size)). Choose it where the best size is not known or
+    /// changes with the other side's load; give a large `max_items`.
+    ///
+    /// Default: off, batches of up to `max_items`.
+    ///
+    /// ```
+    /// use fullbore_batch::{Batch, Batcher};
+    /// use std::time::Duration;
+    ///
+    /// let batcher = Batcher::builder()
+    ///     .max_items(10_000)
+    ///     .adapt_size(Duration::from_millis(50))
+    ///     .build(|rows: Batch<u64>| drop(rows))?;
+    /// assert_eq!(batcher.station().snapshot().batch_size(), 1, "it begins small");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn adapt_size(mut self, latency: Duration) -> Self {
+        self.config.adapt_size = Some(latency);
         self
     }
 

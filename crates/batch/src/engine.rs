@@ -10,6 +10,7 @@ use fullbore_core::{
 };
 use fullbore_metrics::{Departure, Outcome, Station, StationId, StationKind};
 
+use crate::adapt::Climber;
 use crate::batch::Spare;
 use crate::config::{Config, DeadLetter, Oversized, RetryIf, Weigher};
 use crate::intake::{Bounds, Group, Intake, Load, Ready, Taker};
@@ -38,6 +39,8 @@ pub(crate) struct Shared<T, R> {
     config: Config,
     hooks: Hooks<T>,
     pause: Monitor<Pause>,
+    /// Without waiting: see `Monitor`.
+    climber: Option<Monitor<Climber>>,
 }
 
 /// The user's functions beside the process function.
@@ -88,11 +91,14 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
         process: impl Process<T, R>,
     ) -> Result<Arc<Self>, BuildError> {
         let bounds = Bounds { capacity, weight: config.weight(), overflow: config.overflow };
-        let ready = Ready { max_items: config.max_items, max_weight: config.max_weight, linger: config.linger };
+        let climber = config.adapt_size.map(|latency| Climber::new(1, config.max_items, latency));
+        let size = climber.as_ref().map_or(config.max_items, Climber::size);
+        let ready = Ready { max_items: size, max_weight: config.max_weight, linger: config.linger };
         let shared = Arc::new(Self {
             intake: Intake::new(bounds, ready, clock.clone()),
             crew: Crew::new("batch", &config.name, clock.clone()),
-            pause: Monitor::new(Pause::default(), clock),
+            pause: Monitor::new(Pause::default(), clock.clone()),
+            climber: climber.map(|climber| Monitor::new(climber, clock)),
             station: Station::builder(config.name.clone())
                 .kind(StationKind::Batch)
                 .parallelism(config.workers)
@@ -102,6 +108,7 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
             config,
             hooks,
         });
+        shared.station.set_batch_size(size);
         shared.station.arrivals_from(shared.intake.sent_on_lanes());
         let process = Arc::new(process);
         for _ in 0..shared.config.workers {
@@ -165,7 +172,8 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
         if self.config.workers > 1 && self.config.ordered {
             self.intake.wait_turn(&group);
         }
-        self.station.took(clock.now().saturating_duration_since(group.taken));
+        let service = clock.now().saturating_duration_since(group.taken);
+        self.station.took(service);
         let served = match &outcomes {
             Kind::Done(results) => results.len(),
             Kind::Each(results) => results.iter().filter(|result| result.is_ok()).count(),
@@ -176,6 +184,8 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
         }
         if served < count {
             self.station.ended(Outcome::Failed, count - served);
+        } else {
+            self.adapt(count, service);
         }
         // Who has a result finds its item counted and its place free; who has flushed finds every result there.
         if !replies.is_empty() {
@@ -196,6 +206,18 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
             self.user_code(|| span.in_scope(|| self.bury(item, failure)));
         }
         group
+    }
+
+    /// Lets the size follow what a batch has taken.
+    fn adapt(&self, items: usize, service: Duration) {
+        let Some(climber) = &self.climber else { return };
+        let mut climber = climber.lock();
+        if climber.took(items, service) {
+            let size = climber.size();
+            self.station.set_batch_size(size);
+            // Under the climber's lock, so that the last size is the last one set.
+            self.intake.resize(size);
+        }
     }
 
     /// Gives each result to the one who wants it, if there is one.

@@ -58,6 +58,7 @@
 //! - `postgres`: `CopyIn` and `MultiRowInsert`, a batch into PostgreSQL in one transaction.
 #![deny(unsafe_code)]
 
+mod adapt;
 mod batch;
 mod batcher;
 mod config;

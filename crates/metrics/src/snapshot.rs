@@ -82,6 +82,7 @@ pub struct StationSnapshot {
     pub(crate) label: Arc<str>,
     pub(crate) kind: StationKind,
     pub(crate) parallelism: u64,
+    pub(crate) batch_size: u64,
     pub(crate) capacity: u64,
     pub(crate) age: Duration,
     pub(crate) counts: Counts,
@@ -116,6 +117,7 @@ impl StationSnapshot {
             name,
             kind,
             parallelism: parallelism.into(),
+            batch_size: 1,
             capacity,
             age: Duration::ZERO,
             counts: Counts::default(),
@@ -156,6 +158,12 @@ impl StationSnapshot {
     #[must_use]
     pub fn parallelism(&self) -> u64 {
         self.parallelism
+    }
+
+    /// How many items are served together at most: 1, but for a batcher.
+    #[must_use]
+    pub fn batch_size(&self) -> u64 {
+        self.batch_size
     }
 
     /// How many items can wait.

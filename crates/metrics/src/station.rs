@@ -120,6 +120,7 @@ struct Facts {
     name: Arc<str>,
     kind: StationKind,
     parallelism: AtomicU64,
+    batch_size: AtomicU64,
     capacity: u64,
     born: Instant,
     feeds: Edges,
@@ -381,6 +382,11 @@ impl Station {
         self.shared().meta.parallelism.store(parallelism as u64, Ordering::Relaxed);
     }
 
+    /// Says how many items are served together at most, where that is more than one.
+    pub fn set_batch_size(&self, batch_size: usize) {
+        self.shared().meta.batch_size.store(batch_size as u64, Ordering::Relaxed);
+    }
+
     /// The counts at this moment, without the times: cheaper than a [`snapshot`](Self::snapshot) where there are many threads.
     #[must_use]
     pub fn counts(&self) -> Counts {
@@ -456,6 +462,7 @@ impl Station {
             label: Arc::clone(&facts.name),
             kind: facts.kind,
             parallelism: facts.parallelism.load(Ordering::Relaxed),
+            batch_size: facts.batch_size.load(Ordering::Relaxed),
             capacity: facts.capacity,
             age: facts.born.elapsed(),
             counts,
@@ -534,6 +541,7 @@ impl Plan {
             name: Arc::from(&*self.name),
             kind: self.kind,
             parallelism: AtomicU64::new(self.parallelism.into()),
+            batch_size: AtomicU64::new(1),
             capacity: self.capacity,
             born: Instant::now(),
             feeds: Edges::default(),

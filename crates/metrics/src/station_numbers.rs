@@ -19,9 +19,10 @@ pub(crate) const COUNTS: [Number; 9] = [
 ];
 
 /// What is so at the moment.
-pub(crate) const NOW: [Number; 4] = [
+pub(crate) const NOW: [Number; 5] = [
     ("waiting", "Items in line", |it| it.waiting()),
     ("in_service", "Items being served", |it| it.in_service()),
     ("parallelism", "Items that can be served at once", StationSnapshot::parallelism),
+    ("batch_size", "Items that are served together at most", StationSnapshot::batch_size),
     ("capacity", "Items that can wait", StationSnapshot::capacity),
 ];

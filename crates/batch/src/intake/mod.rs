@@ -804,6 +804,14 @@ impl<T, E> Intake<T, E> {
         places::leave(&mut self.monitor.lock(), count, weight);
     }
 
+    /// Changes how many items a group has at most.
+    pub(crate) fn resize(&self, max_items: usize) {
+        let mut state = self.monitor.lock();
+        state.ready.max_items = max_items;
+        // Who sleeps may have enough now, and has to be woken after another number of items than before.
+        state.notify_all(|state| &mut state.not_empty);
+    }
+
     /// Waits until all groups that were taken before this one are done.
     pub(crate) fn wait_turn(&self, group: &Group) {
         let mut state = self.monitor.lock();
