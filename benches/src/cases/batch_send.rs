@@ -48,7 +48,10 @@ pub fn send_cases() -> Vec<Case> {
                 .against("crossbeam-channel, recv and try_iter", move || crossbeam(producers, large)),
         );
     }
-    cases.push(Case::new("send to processed, 64 producers", 64, || ours(64, |n| n)).against("itself, 1 producer", || ours(1, |n| n)));
+    cases.push(
+        Case::new("send to processed, 64 producers", 64, || ours(64, |n| n))
+            .against("itself, 1 producer", || ours(1, |n| n)),
+    );
     cases.push(Case::new(SUBMIT, 8, || submit(8)).against("a crossbeam bounded(1) each", || reply_channels(8)));
     cases.push(Case::new(HAND_OVER, 1, our_hand_over).against("crossbeam send to recv", crossbeam_hand_over));
     cases

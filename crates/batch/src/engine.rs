@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fullbore_core::{
-    BuildError, CallerSpan, Clock, Crew, Event, Events, Failure, FlushError, Leftover, Monitor, Patience, Refusal, SendError,
-    Undelivered, Waiters, contain,
+    BuildError, CallerSpan, Clock, Crew, Event, Events, Failure, FlushError, Leftover, Monitor, Patience, Refusal,
+    SendError, Undelivered, Waiters, contain,
 };
 use fullbore_metrics::{Departure, Outcome, Station, StationId, StationKind};
 
@@ -161,7 +161,11 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
         let mut span = None;
         for (number, Extra { reply, span: with }) in load.extras.drain(..) {
             // The oldest item's, if it has one; the others' end here, and that is a subscriber's code.
-            if number == 0 { span = Some(with) } else { self.user_code(|| drop(with)) }
+            if number == 0 {
+                span = Some(with)
+            } else {
+                self.user_code(|| drop(with))
+            }
             if reply.is_wanted() {
                 replies.push((number, reply));
             }

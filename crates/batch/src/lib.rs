@@ -24,14 +24,15 @@
 //! ```
 //!
 //! # Guarantees
-//! - A batch starts when `max_items` are there, when its first item has waited for `linger`, at a flush, at the close, or for
-//!   a [`Batcher::call`].
+//! - A batch starts when `max_items` are there, when they weigh `max_weight`, when its first item has waited for `linger`, at a
+//!   flush, at the close, or for a [`Batcher::call`]. Behind a full batch linger may end sooner: time is not noted for each item.
 //!   While the process function is busy items collect, and time spent there is not added to the next wait.
-//! - The items of one producer enter batches in the order in which it sent them; batches are processed one after the other,
+//! - The items of one thread enter batches in the order in which it sent them; those of several threads in any order, even if
+//!   one was sent after the other. Batches are processed one after the other,
 //!   unless there are several workers.
 //! - A batch that fails can be tried again, and taken apart until only the bad items fail; what fails for good goes to the
 //!   dead-letter hook ([`BatcherBuilder::build_by_ref`]).
-//! - At most `capacity` items are accepted and not yet processed; [`Overflow`](fullbore_core::Overflow) says what happens
+//! - At most `capacity` items, of at most `capacity_weight`, are accepted and not yet processed; [`Overflow`](fullbore_core::Overflow) says what happens
 //!   to more.
 //! - Every accepted item is processed once, or dead-lettered, or handed back at close. Every [`Ticket`] is resolved,
 //!   whatever became of its item. A panic of the process function fails its batch and nothing else.
@@ -40,8 +41,10 @@
 //! - Waiting for a batcher inside its own process function is an error, not a deadlock.
 //!
 //! # What it costs
-//! One thread for each worker (one, unless set otherwise) with the standard stack. One lock for each item; a ticket allocates one small object. At rest the buffer, at
-//! most `capacity` items and some 40 bytes for each.
+//! One thread for each worker (one, unless set otherwise) with the standard stack. A `send` takes some 2 ns and no lock, nearly
+//! always; with a [`weigher`](BatcherBuilder::weigher) one lock. No allocations once warm, but for a ticket: one small object. At rest
+//! a ring for each thread that sends, of at most 1,024 items or 32 KiB (16 items at least), and what waits beyond that. An idle
+//! worker looks for new items for some microseconds, at most 50, before it sleeps.
 //!
 //! # Trade-offs
 //! Linger is latency bought for larger batches; a lone caller of [`Batcher::call`] does not pay it. One thread processes, so

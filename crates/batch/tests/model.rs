@@ -181,7 +181,8 @@ fn run(setup: Setup, ops: &[Op]) {
         })
         .unwrap();
     let mut tickets = Vec::new();
-    let mut model = Model { setup, now: 0, queue: VecDeque::new(), unseen: None, busy: None, closed: false, fates: Vec::new() };
+    let mut model =
+        Model { setup, now: 0, queue: VecDeque::new(), unseen: None, busy: None, closed: false, fates: Vec::new() };
     for op in ops {
         match op {
             Op::Submit => {

@@ -12,9 +12,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use fullbore_core::{
-    Clock, Locked, Monitor, Overflow, Patience, Refusal, SendError, WaitFor, Waiters, earlier,
-};
+use fullbore_core::{Clock, Locked, Monitor, Overflow, Patience, Refusal, SendError, WaitFor, Waiters, earlier};
 use thread_local::ThreadLocal;
 
 use crate::sync::{AtomicU64, Ordering};
@@ -398,7 +396,6 @@ impl<T: Send, E: Send> Intake<T, E> {
             bounds,
         }
     }
-
 }
 
 impl<T, E> Intake<T, E> {
@@ -662,12 +659,7 @@ impl<T, E> Intake<T, E> {
     /// Ends the group before, and takes the next one, waiting until one is ready, a flush asks for it, or the intake closes:
     /// then what is there. Its items come behind those in `load`, oldest first of each sender.
     /// `None`: closed and empty.
-    pub(crate) fn take(
-        &self,
-        before: Option<Group>,
-        taker: &mut Taker<T, E>,
-        load: &mut Load<T, E>,
-    ) -> Option<Group> {
+    pub(crate) fn take(&self, before: Option<Group>, taker: &mut Taker<T, E>, load: &mut Load<T, E>) -> Option<Group> {
         let mut state = self.monitor.lock();
         if let Some(before) = before {
             self.end(&mut state, before);
