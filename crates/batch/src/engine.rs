@@ -162,9 +162,9 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
         for (number, Extra { reply, span: with }) in load.extras.drain(..) {
             // The oldest item's, if it has one; the others' end here, and that is a subscriber's code.
             if number == 0 {
-                span = Some(with)
+                span = Some(with);
             } else {
-                self.user_code(|| drop(with))
+                self.user_code(|| drop(with));
             }
             if reply.is_wanted() {
                 replies.push((number, reply));

@@ -106,7 +106,7 @@ impl<T, E> Lane<T, E> {
             return Err((item, extra));
         }
         // ORDERING: Acquire pairs with the Release in `free`: the stamps before it were read, too (U4).
-        if tail % BLOCK == 0 || self.theirs.0.head.load(Ordering::Acquire) == tail {
+        if tail.is_multiple_of(BLOCK) || self.theirs.0.head.load(Ordering::Acquire) == tail {
             // SAFETY: not published yet, and the block's first or the only one (U4).
             unsafe { self.ring.stamp(tail, now()) };
         }

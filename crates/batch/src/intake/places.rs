@@ -145,12 +145,10 @@ pub(super) fn close<S: HasPlaces>(state: &mut Locked<'_, S>) {
 /// places is free, and what has the others is on its way to a worker that does not sleep.
 pub(super) fn serve<S: HasPlaces>(state: &mut Locked<'_, S>) {
     let places = state.places();
-    if places.free() >= places.capacity / 4 {
+    let Some(since) = places.line.oldest() else { return };
+    let worth = places.free() >= places.capacity / 4;
+    if worth || state.now().saturating_duration_since(since) >= FAIR_AFTER {
         serve_all(state);
-    } else if let Some(since) = places.line.oldest() {
-        if state.now().saturating_duration_since(since) >= FAIR_AFTER {
-            serve_all(state);
-        }
     }
 }
 
