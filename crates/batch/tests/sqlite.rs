@@ -235,8 +235,9 @@ fn through_a_batcher_from_many_threads_everything_arrives_once() {
             scope.spawn(move || (0..500).for_each(|n| handle.send(row(producer * 500 + n)).unwrap()));
         }
     });
-    // A result says that it is committed.
+    // A result says that it is committed, and a flush that all is that was sent before, on whatever thread.
     batcher.call(row(2000)).unwrap();
+    batcher.flush().unwrap();
     assert_eq!(all(&open(dir.path())), (0..=2000).map(row).collect::<Vec<_>>());
     batcher.close().unwrap();
     let seen = batcher.station().snapshot();
