@@ -1,6 +1,7 @@
 //! The threads, and everything that they share with senders. `README.md` of the crate has the protocol.
 
 use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -90,7 +91,7 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
         hooks: Hooks<T>,
         process: impl Process<T, R>,
     ) -> Result<Arc<Self>, BuildError> {
-        let bounds = Bounds { capacity, weight: config.weight(), overflow: config.overflow };
+        let bounds = Bounds { capacity, weight: config.weight(), overflow: config.overflow, workers: config.workers };
         let climber = config.adapt_size.map(|latency| Climber::new(1, config.max_items, latency));
         let size = climber.as_ref().map_or(config.max_items, Climber::size);
         let ready = Ready { max_items: size, max_weight: config.max_weight, linger: config.linger };
@@ -135,18 +136,26 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
         let (mut load, mut taker, mut before) = (Load::default(), Taker::new(), None);
         loop {
             load.items = spare.take();
-            let Some(group) = self.intake.take(before, &mut taker, &mut load) else { return };
-            before = Some(self.process(group, &mut load, &spare, process));
+            let Some(mut group) = self.intake.take(before, &mut taker, &mut load) else { return };
+            let mut open = load.items.len();
+            let process = || self.process(&mut group, &mut load, &mut open, &spare, process);
+            if let Err(panicked) = contain(AssertUnwindSafe(process)) {
+                // A destructor of the user's error, or a subscriber. Tickets were answered as it went by.
+                self.station.ended(Outcome::Failed, open);
+                self.say(Event::Panic, &panicked);
+            }
+            before = Some(group);
         }
     }
 
     fn process(
         &self,
-        mut group: Group,
+        group: &mut Group,
         load: &mut Load<T, Extra<R>>,
+        open: &mut usize,
         spare: &Arc<Spare<T>>,
         process: &impl Process<T, R>,
-    ) -> Group {
+    ) {
         let count = load.items.len();
         let clock = self.intake.clock();
         self.station.began(count);
@@ -173,11 +182,12 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
         let span = span.unwrap_or_default();
         let items = std::mem::take(&mut load.items);
         let Processed { outcomes, kept } = process.run(items, spare, &InSpan { shared: self, span: &span, count });
-        if self.config.workers > 1 && self.config.ordered {
-            self.intake.wait_turn(&group);
-        }
         let service = clock.now().saturating_duration_since(group.taken);
+        if self.config.workers > 1 && self.config.ordered {
+            self.intake.wait_turn(group);
+        }
         self.station.took(service);
+        *open = 0;
         let served = match &outcomes {
             Kind::Done(results) => results.len(),
             Kind::Each(results) => results.iter().filter(|result| result.is_ok()).count(),
@@ -193,7 +203,7 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
         }
         // Who has a result finds its item counted and its place free; who has flushed finds every result there.
         if !replies.is_empty() {
-            self.intake.vacate(&mut group);
+            self.intake.vacate(group);
         }
         let letters = self.letters(kept, &outcomes, spare);
         let replies = replies.into_iter();
@@ -209,7 +219,7 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
         for (item, failure) in letters {
             self.user_code(|| span.in_scope(|| self.bury(item, failure)));
         }
-        group
+        self.user_code(|| drop(span));
     }
 
     /// Lets the size follow what a batch has taken.
@@ -257,7 +267,11 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
             Kind::Failed(failure) => return kept.into_iter().map(|item| (item, failure.clone())).collect(),
         }
         if kept.capacity() > 0 {
-            self.user_code(|| kept.clear());
+            if std::mem::needs_drop::<T>() {
+                // One by one: two panics in one drop of all would abort.
+                kept.drain(..).for_each(|item| self.user_code(|| drop(item)));
+            }
+            kept.clear();
             spare.keep(kept);
         }
         Vec::new()
@@ -337,13 +351,27 @@ impl<T, R> Shared<T, R> {
         let patience = if self.is_inside() { Patience::Try } else { patience };
         match self.intake.send(came, weight, patience, &|| self.station.arrived(1)) {
             Ok(displaced) => {
-                displaced.into_iter().for_each(|displaced| self.discard(displaced, Failure::Dropped));
+                self.displaced(displaced);
                 Ok(())
             }
             Err(refused) => {
                 self.station.refused(1);
                 Err(refused)
             }
+        }
+    }
+
+    /// Accepted items leave for a newer one. A panic of the hook or of a destructor is the sender's, once all are gone.
+    fn displaced(&self, items: Vec<(T, Option<Extra<R>>)>) {
+        self.station.departed(Departure::Dropped, items.len());
+        let mut panicked = None;
+        for (item, extra) in items {
+            self.settle(extra, &Failure::Dropped);
+            let buried = catch_unwind(AssertUnwindSafe(|| self.bury(item, Failure::Dropped)));
+            panicked = panicked.or(buried.err());
+        }
+        if let Some(panic) = panicked {
+            resume_unwind(panic);
         }
     }
 
@@ -398,7 +426,8 @@ impl<T, R> Shared<T, R> {
         } else {
             self.intake.close();
             if self.crew.join(deadline).is_empty() {
-                return Left { items: Vec::new(), in_flight: 0, stuck: Vec::new() };
+                // Nothing is left, unless a thread has ended before its time.
+                return Left { items: self.intake.take_back(), in_flight: 0, stuck: Vec::new() };
             }
             self.intake.take_back()
         };
@@ -482,10 +511,11 @@ impl<T: Send + 'static, R: Send + 'static> Host<R> for InSpan<'_, T, R> {
     }
 
     fn judge(&self, failure: &Failure) -> Verdict {
-        if !failure.may_retry() {
+        // They walk through the user's own errors.
+        if !contain(|| failure.may_retry()).unwrap_or(false) {
             return Verdict::Settled;
         }
-        if failure.is_permanent() {
+        if contain(|| failure.is_permanent()).unwrap_or(true) {
             return Verdict::Lasting;
         }
         let Some(retry_if) = &self.shared.hooks.retry_if else { return Verdict::Unknown };

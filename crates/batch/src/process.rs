@@ -89,7 +89,7 @@ where
                 continue;
             }
             let apart = matches!(verdict, Verdict::Unknown | Verdict::Lasting);
-            if items.len() == 1 || !apart || !host.isolates() {
+            if items.len() <= 1 || !apart || !host.isolates() {
                 break Kind::Failed(failure);
             }
             let mut each = Vec::with_capacity(items.len());
@@ -125,7 +125,7 @@ impl<F> ByRef<F> {
             match self.once(half, host) {
                 Kind::Done(results) => each.extend(results.into_iter().map(Ok)),
                 Kind::Each(results) => each.extend(results),
-                Kind::Failed(failure) if half.len() == 1 || host.judge(&failure) == Verdict::Settled => {
+                Kind::Failed(failure) if half.len() <= 1 || host.judge(&failure) == Verdict::Settled => {
                     each.extend(half.iter().map(|_| Err(failure.clone())));
                 }
                 Kind::Failed(failure) => self.halves(half, &failure, host, each),

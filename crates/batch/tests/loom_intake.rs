@@ -32,7 +32,7 @@ fn intake(capacity: usize, max_items: usize, overflow: Overflow) -> Arc<Numbers>
 
 fn lingering(capacity: usize, max_items: usize, overflow: Overflow, linger: Duration) -> Arc<Numbers> {
     let ready = Ready { max_items, max_weight: None, linger };
-    let bounds = Bounds { capacity, weight: u64::MAX, overflow };
+    let bounds = Bounds { capacity, weight: u64::MAX, overflow, workers: 2 };
     Arc::new(Intake::new(bounds, ready, Clock::from(PausedClock::new())))
 }
 
@@ -59,6 +59,7 @@ fn take(intake: &Numbers, enough: usize) -> (Vec<u64>, Vec<usize>) {
     while all.len() < enough {
         let mut load = Load::default();
         let Some(group) = intake.take(before, &mut taker, &mut load) else { break };
+        assert!(!load.items.is_empty(), "a group is never empty");
         with.extend(load.extras.iter().map(|(number, ())| all.len() + number));
         all.append(&mut load.items);
         before = Some(group);

@@ -9,10 +9,10 @@ use std::time::Duration;
 use crate::sync::{spin_loop, yield_now};
 
 /// The first looks are close together; later ones let other threads run first.
-const CLOSE: u32 = 8;
-/// Pauses between two close looks: each look takes the senders' lines away from them.
-const PAUSES: u32 = 60;
-const LEAST: u32 = 12;
+const CLOSE: u32 = 3;
+/// Pauses between two close looks: a sender fills a batch in 200 ns.
+const PAUSES: u32 = 2;
+pub(super) const LEAST: u32 = 12;
 /// Some 50 microseconds where no other thread wants to run.
 const MOST: u32 = 160;
 /// A sleep shorter than this should have been looks.

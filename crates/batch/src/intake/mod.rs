@@ -12,7 +12,9 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use fullbore_core::{Clock, Locked, Monitor, Overflow, Patience, Refusal, SendError, WaitFor, Waiters, earlier};
+use fullbore_core::{
+    Clock, FAIR_AFTER, Locked, Monitor, Overflow, Patience, Refusal, SendError, WaitFor, Waiters, contain, earlier,
+};
 use thread_local::ThreadLocal;
 
 use crate::sync::{AtomicU64, Ordering};
@@ -46,6 +48,7 @@ pub(crate) struct Bounds {
     pub(crate) capacity: usize,
     pub(crate) weight: u64,
     pub(crate) overflow: Overflow,
+    pub(crate) workers: usize,
 }
 
 pub(crate) struct Intake<T, E> {
@@ -107,7 +110,7 @@ pub(crate) struct Group {
     first: u64,
     /// Items whose places it still has.
     held: usize,
-    weight: u64,
+    weight: u128,
     /// When it was taken.
     pub(crate) taken: Instant,
     /// How long its oldest item has waited.
@@ -121,8 +124,10 @@ struct State<T, E> {
     turn: usize,
     /// What was collected from the lanes; older than all that is in them.
     items: VecDeque<Entered<T, E>>,
+    /// None of them was accepted before this: they are in the order of the lanes, not quite in that of time.
+    items_since: Instant,
     /// Their weight.
-    weight: u64,
+    weight: u128,
     places: Places,
     /// Sequence number of the next item to be collected.
     next: u64,
@@ -190,7 +195,7 @@ impl<T, E> State<T, E> {
 
     /// When the oldest item was accepted, or something before that.
     fn oldest(&self) -> Option<Instant> {
-        let collected = self.items.front().map(|first| first.at);
+        let collected = (!self.items.is_empty()).then_some(self.items_since);
         let in_lanes = self.sides.iter().filter(|side| side.there() > 0).map(Side::oldest);
         collected.into_iter().chain(in_lanes).min()
     }
@@ -219,7 +224,7 @@ impl<T, E> State<T, E> {
     }
 
     fn is_full(&self, there: usize) -> bool {
-        there >= self.ready.max_items || self.ready.max_weight.is_some_and(|max| self.weight >= max)
+        there >= self.ready.max_items || self.ready.max_weight.is_some_and(|max| self.weight >= u128::from(max))
     }
 
     /// Whether what is there is to be taken, whatever the time.
@@ -232,24 +237,32 @@ impl<T, E> State<T, E> {
         self.ready.max_items - there % self.ready.max_items
     }
 
-    /// Moves what is in the lanes behind what was collected before.
+    /// Moves what is in the lanes behind what was collected before; the lane with the oldest item first.
     fn collect(&mut self) {
-        for at in 0..self.sides.len() {
+        let with_some = self.sides.iter().enumerate().filter(|(_, side)| side.there() > 0);
+        let mut lanes: Vec<(Instant, usize)> = with_some.map(|(at, side)| (side.oldest(), at)).collect();
+        lanes.sort_unstable();
+        for (_, at) in lanes {
             self.collect_from(at);
         }
     }
 
-    /// Whether the lane can take one more, or can once it is emptied.
+    fn push(&mut self, entered: Entered<T, E>) {
+        let before = if self.items.is_empty() { entered.at } else { self.items_since };
+        self.items_since = before.min(entered.at);
+        self.items.push_back(entered);
+    }
+
+    /// Whether the lane can take one more, or can once all are emptied: what is collected from one would overtake the others.
     fn has_room_in(&mut self, at: usize) -> bool {
         if self.sides[at].room() == 0 {
-            self.collect_from(at);
+            self.collect();
         }
         self.sides[at].room() > 0
     }
 
     fn collect_from(&mut self, at: usize) {
-        let Self { sides, items, next, .. } = self;
-        let side = &mut sides[at];
+        let side = &mut self.sides[at];
         let (positions, extras) = side.promise(u64::MAX);
         let (from, count) = (positions.start, positions.end - positions.start);
         let mut load = Load { items: Vec::with_capacity(count as usize), ..Load::default() };
@@ -259,14 +272,17 @@ impl<T, E> State<T, E> {
             let noted = |position, at| stamps.push((position - from, at));
             side.lane.read(positions, extras, &mut load.items, &mut load.extras, noted);
         }
+        let mut since = side.since;
         let (mut stamps, mut extras) = (stamps.into_iter().peekable(), load.extras.into_iter().peekable());
         for (number, item) in load.items.into_iter().enumerate() {
             let stamp = stamps.next_if(|(position, _)| *position == number as u64);
             let extra = extras.next_if(|(of, _)| *of == number).map(|(_, extra)| extra);
-            side.since = stamp.map_or(side.since, |(_, at)| at);
-            items.push_back(Entered { item, extra, weight: 0, at: side.since, exact: stamp.is_some() });
+            since = stamp.map_or(since, |(_, at)| at);
+            self.push(Entered { item, extra, weight: 0, at: since, exact: stamp.is_some() });
         }
-        *next += count;
+        self.next += count;
+        let side = &mut self.sides[at];
+        side.since = since;
         side.read();
     }
 
@@ -306,9 +322,9 @@ impl<T, E> State<T, E> {
 
     /// How many of the collected items a batch by weight takes.
     fn by_weight(&self, max: u64) -> usize {
-        let mut weight = 0_u64;
+        let (mut weight, max) = (0_u128, u128::from(max));
         let fits = self.items.iter().take(self.ready.max_items).take_while(|entered| {
-            weight = weight.saturating_add(entered.weight);
+            weight += u128::from(entered.weight);
             weight <= max
         });
         // An oversized one goes alone.
@@ -369,6 +385,7 @@ impl<T: Send, E: Send> Intake<T, E> {
             sides: Vec::new(),
             turn: 0,
             items: VecDeque::new(),
+            items_since: clock.now(),
             weight: 0,
             places: Places::new(bounds.capacity, bounds.weight),
             next: 0,
@@ -435,7 +452,8 @@ impl<T, E> Intake<T, E> {
         if GONE.get() {
             return None;
         }
-        let lane = self.lanes.get_or(|| self.new_lane());
+        // It panics if its own destructor on this thread is past already.
+        let lane = contain(|| self.lanes.get_or(|| self.new_lane())).ok()?;
         // Behind the registration by `thread_local`, so that its end comes first: when the number of this thread, and with it
         // the lane, can become another one's, `GONE` says so.
         END.try_with(|_| ()).ok()?;
@@ -518,8 +536,8 @@ impl<T, E> Intake<T, E> {
                 state.collect();
                 let at = state.now();
                 off_lane();
-                state.items.push_back(Entered { item, extra, weight, at, exact: true });
-                state.weight = state.weight.saturating_add(weight);
+                state.push(Entered { item, extra, weight, at, exact: true });
+                state.weight += u128::from(weight);
                 state.next += 1;
                 0
             }
@@ -577,7 +595,8 @@ impl<T, E> Intake<T, E> {
                 if before != after {
                     taken = state.places.take(weight);
                 }
-                if taken.is_some() {
+                let late = look >= looks::LEAST && deadline.is_some_and(|deadline| deadline <= state.now());
+                if taken.is_some() || late {
                     break;
                 }
             }
@@ -594,19 +613,26 @@ impl<T, E> Intake<T, E> {
         let outcome = places::wait_in_line(state, weight, deadline);
         let now = state.now();
         state.sender_looks.learn(now.saturating_duration_since(asleep));
+        if outcome == Err(Refusal::TimedOut) {
+            // What was lent since, and is not used.
+            self.freeze(state);
+            if let Some(outcome) = state.places.take(weight) {
+                return outcome.map(|()| true);
+            }
+        }
         outcome.map(|()| true)
     }
 
     /// Takes the oldest items out until one of this weight has a place.
     fn displace(state: &mut Locked<'_, State<T, E>>, weight: u64) -> Vec<(T, Option<E>)> {
         let mut displaced = Vec::new();
-        let mut freed = 0_u64;
+        let mut freed = 0_u128;
         while displaced.is_empty() || !state.places.would_fit(weight, freed) {
             let Some(oldest) = state.items.pop_front() else { break };
-            freed = freed.saturating_add(oldest.weight);
+            freed += u128::from(oldest.weight);
             displaced.push((oldest.item, oldest.extra));
         }
-        state.weight = state.weight.saturating_sub(freed);
+        state.weight -= freed;
         // The newcomer has one of their places.
         state.places.exchange(freed, weight);
         places::leave(state, displaced.len() - 1, 0);
@@ -621,7 +647,7 @@ impl<T, E> Intake<T, E> {
             return;
         }
         state.budget = state.budget.saturating_sub(n);
-        let heavy = state.ready.max_weight.is_some_and(|max| state.weight >= max);
+        let heavy = state.ready.max_weight.is_some_and(|max| state.weight >= u128::from(max));
         if state.budget > 0 && !heavy {
             return;
         }
@@ -667,7 +693,8 @@ impl<T, E> Intake<T, E> {
         }
         let mut group = self.wait_for_group(&mut state, taker, load)?;
         drop(state);
-        let mut at_once = false;
+        // Another worker's positions are only free when this one's are, too.
+        let mut at_once = self.bounds.workers > 1;
         for Promised { lane, positions, extras, since, all } in &mut taker.promised {
             let from = positions.start;
             let mut first = *since;
@@ -707,7 +734,8 @@ impl<T, E> Intake<T, E> {
                 return None;
             }
             let due = state.oldest().map(|oldest| oldest.checked_add(state.ready.linger));
-            if due.flatten().is_some_and(|due| due <= state.now()) {
+            // Looked at again, as senders go on meanwhile: what has come since is for the next round.
+            if there > 0 && due.flatten().is_some_and(|due| due <= state.now()) {
                 return Some(self.group(state, there, taker, load));
             }
             if looks < state.worker_looks.bound() && !state.looking {
@@ -754,21 +782,22 @@ impl<T, E> Intake<T, E> {
     ) -> Group {
         let taken = state.now();
         let waited = |at: Instant| taken.saturating_duration_since(at);
-        let oldest = state.items.front().map_or(Duration::ZERO, |first| waited(first.at));
+        let oldest = if state.items.is_empty() { Duration::ZERO } else { waited(state.items_since) };
         let count = match state.ready.max_weight {
             None => there.min(state.ready.max_items),
             Some(max) => state.by_weight(max),
         };
+        debug_assert!(count > 0, "a group is never empty");
         let first = state.next - state.items.len() as u64;
         let collected = count.min(state.items.len());
-        let mut weight = 0_u64;
+        let mut weight = 0_u128;
         for entered in state.items.drain(..collected) {
-            weight = weight.saturating_add(entered.weight);
+            weight += u128::from(entered.weight);
             load.waits.extend(entered.exact.then(|| waited(entered.at)));
             load.extras.extend(entered.extra.map(|extra| (load.items.len(), extra)));
             load.items.push(entered.item);
         }
-        state.weight = state.weight.saturating_sub(weight);
+        state.weight -= weight;
         state.promise((count - collected) as u64, taken, taker);
         state.in_flight.push(Flight { first, count });
         if state.sleepers > 0 {
@@ -800,7 +829,11 @@ impl<T, E> Intake<T, E> {
     pub(crate) fn resize(&self, max_items: usize) {
         let mut state = self.monitor.lock();
         state.ready.max_items = max_items;
-        // Who sleeps may have enough now, and has to be woken after another number of items than before.
+        if state.sleepers > 0 && !state.unarmed {
+            // Who sleeps may have enough now, or has to be woken after another number of items than before.
+            self.freeze(&mut state);
+            state.budget = state.until_full(state.there());
+        }
         state.notify_all(|state| &mut state.not_empty);
     }
 
@@ -818,6 +851,10 @@ impl<T, E> Intake<T, E> {
         self.given_back.store(self.given_back.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         state.in_flight.retain(|flight| flight.first != group.first);
         places::leave(state, group.held, group.weight);
+        if state.places.has_line() && state.now().saturating_duration_since(group.taken) >= FAIR_AFTER {
+            // The next one may take as long: no room is left unused meanwhile.
+            places::serve_all(state);
+        }
         state.notify_all(|state| &mut state.progress);
         if state.is_pressed() && state.sleepers > 0 {
             state.notify_all(|state| &mut state.not_empty);

@@ -12,7 +12,7 @@ pub(super) struct Places {
     capacity: usize,
     used: usize,
     max_weight: u64,
-    weight: u64,
+    weight: u128,
     closed: bool,
     /// The first in line is heavy and has waited too long: what is free is kept for it.
     kept: bool,
@@ -40,18 +40,18 @@ impl Places {
 
     /// Whether another item of this weight has room. One that is too heavy for all there is goes in alone.
     pub(super) const fn fits(&self, weight: u64) -> bool {
-        self.used < self.capacity && (self.weight == 0 || self.weight.saturating_add(weight) <= self.max_weight)
+        self.used < self.capacity && self.would_fit(weight, 0)
     }
 
     /// Whether it would, if `less` went.
-    pub(super) const fn would_fit(&self, weight: u64, less: u64) -> bool {
+    pub(super) const fn would_fit(&self, weight: u64, less: u128) -> bool {
         let rest = self.weight.saturating_sub(less);
-        rest == 0 || rest.saturating_add(weight) <= self.max_weight
+        rest == 0 || rest + weight as u128 <= self.max_weight as u128
     }
 
     fn add(&mut self, weight: u64) {
         self.used += 1;
-        self.weight = self.weight.saturating_add(weight);
+        self.weight += u128::from(weight);
     }
 
     /// Takes more places, for items to come without asking.
@@ -60,8 +60,8 @@ impl Places {
     }
 
     /// Exchanges a waiting item for another one.
-    pub(super) fn exchange(&mut self, old: u64, new: u64) {
-        self.weight = self.weight.saturating_sub(old).saturating_add(new);
+    pub(super) fn exchange(&mut self, old: u128, new: u64) {
+        self.weight = self.weight.saturating_sub(old) + u128::from(new);
     }
 
     /// A place, or that there is none for anybody; `None` while there may be later.
@@ -76,7 +76,7 @@ impl Places {
         }
     }
 
-    fn give_back(&mut self, n: usize, weight: u64) {
+    fn give_back(&mut self, n: usize, weight: u128) {
         debug_assert!(self.used >= n, "more places given back than taken");
         self.used = self.used.saturating_sub(n);
         self.weight = self.weight.saturating_sub(weight);
@@ -116,7 +116,7 @@ pub(super) fn wait_in_line<S: HasPlaces>(
         (Some(()), Some(outcome)) => outcome,
         // Handed over, but closed before this thread ran: nothing is accepted after a close.
         (Some(()), None) if state.places().closed => {
-            state.places().give_back(1, weight);
+            state.places().give_back(1, u128::from(weight));
             Err(Refusal::Closed)
         }
         (Some(()), None) => Ok(()),
@@ -127,7 +127,7 @@ pub(super) fn wait_in_line<S: HasPlaces>(
 }
 
 /// Gives places back.
-pub(super) fn leave<S: HasPlaces>(state: &mut Locked<'_, S>, n: usize, weight: u64) {
+pub(super) fn leave<S: HasPlaces>(state: &mut Locked<'_, S>, n: usize, weight: u128) {
     state.places().give_back(n, weight);
     serve(state);
 }
@@ -142,7 +142,8 @@ pub(super) fn close<S: HasPlaces>(state: &mut Locked<'_, S>) {
 ///
 /// Invariant **W1**: when the lock is free and a place is, then either the first in line that is still within its deadline and whom the
 /// place fits is told, and whoever leaves the line tells the next; or it has not waited for long, less than a quarter of the
-/// places is free, and what has the others is on its way to a worker that does not sleep.
+/// places is free, and what has the others is on its way to a worker that does not sleep and whose last group took no
+/// longer.
 pub(super) fn serve<S: HasPlaces>(state: &mut Locked<'_, S>) {
     let places = state.places();
     let Some(since) = places.line.oldest() else { return };
@@ -159,22 +160,23 @@ pub(super) fn serve_all<S: HasPlaces>(state: &mut Locked<'_, S>) {
         return;
     }
     let now = state.now();
-    let mut told = 1 + free / PORTION;
+    let most = 1 + free / PORTION;
+    let mut told = 0;
     state.serve(
         |state| &mut state.places().line,
         |state, waiting, overdue| {
             let weight = *waiting.tag;
             let places = state.places();
-            if free == 0 || told == 0 {
+            if free == 0 || told == most {
                 return Serve::Stop;
             }
             if !places.fits(weight) {
                 // Lighter ones would come in before it for ever.
-                places.kept = now.saturating_duration_since(waiting.since) >= FAIR_AFTER;
+                places.kept = told == 0 && now.saturating_duration_since(waiting.since) >= FAIR_AFTER;
                 return Serve::Stop;
             }
             free -= 1;
-            told -= 1;
+            told += 1;
             if overdue || places.kept {
                 places.kept = false;
                 places.add(weight);
