@@ -17,38 +17,27 @@ use fullbore_core::{Failure, Overflow, PausedClock};
 struct Large([u8; 4096]);
 
 #[test]
-fn a_sender_that_is_always_there_first_does_not_keep_others_out() {
-    const CAPACITY: usize = 200;
+fn a_sender_with_much_does_not_keep_out_one_with_little() {
     const BATCH: usize = 10;
-    let (batches, over) = (Arc::new(AtomicUsize::new(0)), AtomicBool::new(false));
-    let counted = Arc::clone(&batches);
+    let gate = Gate::new();
+    let entry = gate.entry();
     let batcher = Batcher::builder()
         .max_items(BATCH)
-        .capacity(CAPACITY)
-        .overflow(Overflow::Block)
-        .build(move |batch: Batch<Large>| {
-            let number = counted.fetch_add(1, Ordering::SeqCst);
-            Ok::<_, std::io::Error>(batch.iter().map(|item| (number, item.0[0])).collect::<Vec<_>>())
-        })
+        .capacity(200)
+        .build(move |batch: Batch<Large>| entry.pass(batch.iter().any(|item| item.0[0] == 7)))
         .unwrap();
+    let send = |n| (0..n).for_each(|_| batcher.send(Large([0; 4096])).unwrap());
+    send(20);
+    assert!(!gate.wait());
     thread::scope(|scope| {
-        scope.spawn(|| {
-            while !over.load(Ordering::SeqCst) {
-                batcher.send(Large([0; 4096])).unwrap();
-            }
-        });
-        for _ in 0..20 {
-            let before = batches.load(Ordering::SeqCst);
-            let (number, tag) = batcher.submit(Large([7; 4096])).unwrap().wait().unwrap();
-            assert_eq!(tag, 7);
-            // Accepted when at most so many others were inside; the wait for a place was before that.
-            let most = before + 2 * CAPACITY / BATCH + 4;
-            assert!(number <= most || batches.load(Ordering::SeqCst) > most, "{number} after {before}");
-        }
-        over.store(true, Ordering::SeqCst);
+        scope.spawn(|| batcher.send(Large([7; 4096])).unwrap());
     });
+    send(150);
+    gate.open(20);
+    let after = (1..).find(|_| gate.wait()).unwrap();
+    // 20 were before it, and at most two lanes full of 16 came in before anybody looked at its lane.
+    assert!(after <= (20 + 2 * 16) / BATCH + 1, "{after} batches");
     batcher.close().unwrap();
-    assert!(batcher.station().snapshot().balanced());
 }
 
 #[test]
@@ -60,7 +49,7 @@ fn the_oldest_is_displaced_whichever_lane_it_is_in() {
     let letters = Arc::clone(&lost);
     let batcher = Batcher::builder()
         .max_items(1)
-        .capacity(4)
+        .capacity(5)
         .linger(NEVER)
         .overflow(Overflow::DropOldest)
         .clock(&clock)
@@ -75,12 +64,11 @@ fn the_oldest_is_displaced_whichever_lane_it_is_in() {
         scope.spawn(|| old.into_iter().for_each(|item| batcher.send(item).unwrap()));
     });
     clock.advance(Duration::from_secs(60));
-    batcher.send("new").unwrap();
-    batcher.send("newer").unwrap();
+    ["new", "newer", "newest"].into_iter().for_each(|item| batcher.send(item).unwrap());
     assert_eq!(*lost.lock().unwrap(), old[..2]);
-    gate.open(4);
+    gate.open(5);
     batcher.close().unwrap();
-    assert_eq!([gate.wait(), gate.wait(), gate.wait()], ["also old", "new", "newer"]);
+    assert_eq!([(); 4].map(|()| gate.wait()), ["also old", "new", "newer", "newest"]);
 }
 
 #[test]
