@@ -332,9 +332,14 @@ impl<T, R> Shared<T, R> {
     /// Offers an item, waiting for room as `patience` says; in the process function, which alone can make room, never.
     #[inline]
     pub(crate) fn offer(&self, item: T, reply: Reply<R>, patience: Patience) -> Result<(), SendError<T>> {
-        match self.intake.push(item, Extra::of(reply)) {
-            Ok(()) => Ok(()),
-            Err(came) => self.offer_slowly(came, patience),
+        // Made before the claim: it may run a subscriber's code.
+        let extra = Extra::of(reply);
+        match self.intake.claim() {
+            Some(claimed) => {
+                claimed.fill(item, extra);
+                Ok(())
+            }
+            None => self.offer_slowly((item, extra), patience),
         }
     }
 

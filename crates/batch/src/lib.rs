@@ -70,6 +70,7 @@ mod error;
 // The way from sender to worker is what this crate exists for; `intake::ring` and `intake::lane` name the invariants.
 #[expect(unsafe_code, reason = "items go from thread to thread without a lock")]
 mod intake;
+mod looks;
 mod outcomes;
 #[cfg(feature = "postgres")]
 mod postgres;

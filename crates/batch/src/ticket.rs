@@ -9,6 +9,7 @@ use fullbore_metrics::StationId;
 
 use crate::engine;
 use crate::error::OwnThread;
+use crate::looks;
 
 /// The claim to one item's result. It may be dropped: the item is processed all the same.
 ///
@@ -119,6 +120,12 @@ impl<R> Ticket<R> {
     fn wait_until(self, deadline: Option<Instant>) -> Result<Result<R, Failure>, Self> {
         let answer = {
             let mut slot = self.slot.lock();
+            // Under load the batch is nearly there, and a sleep costs more than the rest of the way.
+            let mut look = 0;
+            while slot.answer.is_none() && look < looks::LEAST && !looks::OFF {
+                slot.released(|| looks::pause(look));
+                look += 1;
+            }
             slot.wait_until(|slot| &mut slot.waiting, deadline, |slot| slot.answer.is_some());
             slot.answer.take()
         };

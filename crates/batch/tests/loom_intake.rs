@@ -6,6 +6,8 @@
 
 #[path = "../src/intake/mod.rs"]
 mod intake;
+#[path = "../src/looks.rs"]
+mod looks;
 #[path = "../src/sync.rs"]
 mod sync;
 
@@ -39,12 +41,12 @@ fn lingering(capacity: usize, max_items: usize, overflow: Overflow, linger: Dura
 /// The hot way first, as the batcher does.
 fn send(intake: &Numbers, lane: &Lane<u64, ()>, item: u64, extra: Option<()>) -> bool {
     // SAFETY: each model's thread has a lane of its own.
-    let came = match unsafe { intake.push_on(lane, item, extra) } {
-        Ok(()) => return true,
-        Err(came) => came,
-    };
+    if let Some(claimed) = unsafe { intake.claim_on(lane) } {
+        claimed.fill(item, extra);
+        return true;
+    }
     // SAFETY: as above.
-    let sent = unsafe { intake.send_on(Some(lane), came, 0, Patience::Policy(None), &|| ()) };
+    let sent = unsafe { intake.send_on(Some(lane), (item, extra), 0, Patience::Policy(None), &|| ()) };
     sent.is_ok_and(|displaced| displaced.is_empty())
 }
 
@@ -281,10 +283,13 @@ fn displaced_beside_a_worker() {
         let mut displaced = Vec::new();
         for n in 0..4 {
             // SAFETY: this thread's lane.
-            if let Err(came) = unsafe { intake.push_on(&lane, n, None) } {
-                // SAFETY: as above.
-                let sent = unsafe { intake.send_on(Some(&lane), came, 0, Patience::Policy(None), &|| ()) };
-                displaced.extend(sent.unwrap().into_iter().map(|(item, _)| item));
+            match unsafe { intake.claim_on(&lane) } {
+                Some(claimed) => claimed.fill(n, None),
+                None => {
+                    // SAFETY: as above.
+                    let sent = unsafe { intake.send_on(Some(&lane), (n, None), 0, Patience::Policy(None), &|| ()) };
+                    displaced.extend(sent.unwrap().into_iter().map(|(item, _)| item));
+                }
             }
         }
         intake.close();

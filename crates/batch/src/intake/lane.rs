@@ -83,17 +83,13 @@ impl<T, E> Lane<T, E> {
         self.ring.len()
     }
 
-    /// Puts an item in, unless the limit is reached.
+    /// A position for the owner's next item, to be [`fill`](Self::fill)ed at once; none if the limit is reached. In two steps, so that
+    /// a large item is moved once, from its sender into its slot.
     ///
     /// # Safety
     /// Only on the thread that the lane belongs to.
-    #[inline]
-    pub(super) unsafe fn try_push(
-        &self,
-        item: T,
-        extra: Option<E>,
-        now: impl FnOnce() -> Instant,
-    ) -> Result<(), (T, Option<E>)> {
+    #[inline(always)]
+    pub(super) unsafe fn claim(&self) -> Option<u64> {
         // ORDERING: Relaxed: this thread's own.
         let tail = self.own.0.tail.load(Ordering::Relaxed);
         // ORDERING: Relaxed: the barriers order it before the load of `limit` (L2).
@@ -103,8 +99,17 @@ impl<T, E> Lane<T, E> {
         if tail >= self.theirs.0.limit.load(Ordering::Relaxed) {
             // ORDERING: Release pairs with the Acquire in `settle`.
             self.own.0.claim.store(tail, Ordering::Release);
-            return Err((item, extra));
+            return None;
         }
+        Some(tail)
+    }
+
+    /// Puts an item into the position that was claimed.
+    ///
+    /// # Safety
+    /// Only on the thread that the lane belongs to, with what [`claim`](Self::claim) has just said, once.
+    #[inline(always)]
+    pub(super) unsafe fn fill(&self, tail: u64, item: T, extra: Option<E>, now: impl FnOnce() -> Instant) {
         // ORDERING: Acquire pairs with the Release in `free`: the stamps before it were read, too (U4).
         if tail.is_multiple_of(BLOCK) || self.theirs.0.head.load(Ordering::Acquire) == tail {
             // SAFETY: not published yet, and the block's first or the only one (U4).
@@ -118,11 +123,10 @@ impl<T, E> Lane<T, E> {
         }
         // ORDERING: Release pairs with the Acquire in `tail`: who sees it sees the item (U2).
         self.own.0.tail.store(tail + 1, Ordering::Release);
-        Ok(())
     }
 
     /// # Safety
-    /// As `try_push`, for a position below the limit.
+    /// As `fill`.
     unsafe fn put_extra(&self, position: u64, extra: E) {
         // As many as there can be positions: U3 for these follows from that for the items.
         let extras = self.extras.get_or_init(|| Ring::of(self.ring.len()));
@@ -137,7 +141,7 @@ impl<T, E> Lane<T, E> {
     /// Positions published.
     #[inline]
     pub(super) fn tail(&self) -> u64 {
-        // ORDERING: Acquire pairs with the Release in `try_push`.
+        // ORDERING: Acquire pairs with the Release in `fill`.
         self.own.0.tail.load(Ordering::Acquire)
     }
 
@@ -215,7 +219,7 @@ impl<T, E> Lane<T, E> {
 
     /// All positions below `head` are read, and nobody reads one. Under the intake's lock.
     pub(super) fn free(&self, head: u64) {
-        // ORDERING: Release pairs with the Acquire in `try_push`.
+        // ORDERING: Release pairs with the Acquire in `fill`.
         self.theirs.0.head.store(head, Ordering::Release);
     }
 

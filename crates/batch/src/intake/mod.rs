@@ -2,12 +2,12 @@
 
 mod barrier;
 mod lane;
-mod looks;
 mod places;
 mod ring;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,10 +17,10 @@ use fullbore_core::{
 };
 use thread_local::ThreadLocal;
 
+use crate::looks::{self, Looks, pause};
 use crate::sync::{AtomicU64, Ordering};
 use barrier::Barrier;
 pub(crate) use lane::Lane;
-use looks::{Looks, pause};
 use places::{HasPlaces, Places};
 
 /// So many more items a thread may send without asking, at most.
@@ -100,6 +100,24 @@ pub(crate) struct Load<T, E> {
 impl<T, E> Default for Load<T, E> {
     fn default() -> Self {
         Self { items: Vec::new(), extras: Vec::new(), waits: Vec::new() }
+    }
+}
+
+/// A position in the running thread's lane. To be filled at once: whoever needs to know where the lane stands waits for it.
+#[must_use = "the lane stands still until it is filled"]
+pub(crate) struct Claimed<'a, T, E> {
+    lane: &'a Lane<T, E>,
+    position: u64,
+    clock: &'a Clock,
+    /// On its thread.
+    stays: PhantomData<*const ()>,
+}
+
+impl<T, E> Claimed<'_, T, E> {
+    #[inline(always)]
+    pub(crate) fn fill(self, item: T, extra: Option<E>) {
+        // SAFETY: made by `claim_on`, on this thread, and used up.
+        unsafe { self.lane.fill(self.position, item, extra, || self.clock.now()) };
     }
 }
 
@@ -460,25 +478,24 @@ impl<T, E> Intake<T, E> {
         Some(lane)
     }
 
-    /// Puts an item in without a lock, if that can be done now; otherwise it comes back, to be [`send`](Self::send)
-    /// properly.
-    #[inline]
-    pub(crate) fn push(&self, item: T, extra: Option<E>) -> Result<(), (T, Option<E>)> {
-        match self.lanes.get() {
-            // SAFETY: it is this thread's.
-            Some(lane) => unsafe { self.push_on(lane, item, extra) },
-            None => Err((item, extra)),
-        }
+    /// The running thread's lane and a position in it, if an item can go in without a lock now. Otherwise it has to be
+    /// [`send`](Self::send) properly.
+    #[inline(always)]
+    pub(crate) fn claim(&self) -> Option<Claimed<'_, T, E>> {
+        let lane = self.lanes.get()?;
+        // SAFETY: it is this thread's.
+        unsafe { self.claim_on(lane) }
     }
 
-    /// As [`push`](Self::push), on a lane from [`new_lane`](Self::new_lane).
+    /// As [`claim`](Self::claim), on a lane from [`new_lane`](Self::new_lane).
     ///
     /// # Safety
     /// Always on the same thread.
-    #[inline]
-    pub(crate) unsafe fn push_on(&self, lane: &Lane<T, E>, item: T, extra: Option<E>) -> Result<(), (T, Option<E>)> {
-        // SAFETY: the caller says that it is this thread's.
-        unsafe { lane.try_push(item, extra, || self.clock().now()) }
+    #[inline(always)]
+    pub(crate) unsafe fn claim_on<'a>(&'a self, lane: &'a Lane<T, E>) -> Option<Claimed<'a, T, E>> {
+        // SAFETY: the caller says that it is this thread's. To be filled is all that can be done with the result.
+        let position = unsafe { lane.claim() }?;
+        Some(Claimed { lane, position, clock: self.clock(), stays: PhantomData })
     }
 
     /// Puts an item in. `Ok` hands back the items it displaced; with nothing waiting that can be `item` itself.
@@ -558,8 +575,9 @@ impl<T, E> Intake<T, E> {
         side.granted += 1 + lent as u64;
         lane.grant(side.granted);
         // SAFETY: it is the caller's lane.
-        let pushed = unsafe { lane.try_push(item, extra, || self.clock().now()) };
-        debug_assert!(pushed.is_ok(), "only the lock's holder lowers limits");
+        let claimed = unsafe { self.claim_on(lane) };
+        // Only the lock's holder lowers limits.
+        claimed.expect("granted just now").fill(item, extra);
         lent
     }
 

@@ -12,7 +12,9 @@ use crate::sync::{spin_loop, yield_now};
 const CLOSE: u32 = 3;
 /// Pauses between two close looks: a sender fills a batch in 200 ns.
 const PAUSES: u32 = 2;
-pub(super) const LEAST: u32 = 12;
+pub(crate) const LEAST: u32 = 12;
+/// Under the model checker nobody looks: it would only try more orders of the same.
+pub(crate) const OFF: bool = cfg!(fullbore_loom);
 /// Some 50 microseconds where no other thread wants to run.
 const MOST: u32 = 160;
 /// A sleep shorter than this should have been looks.
@@ -20,26 +22,26 @@ const SHORT: Duration = Duration::from_micros(100);
 
 /// The bound on the looks of one side.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Looks(u32);
+pub(crate) struct Looks(u32);
 
 impl Looks {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self(LEAST)
     }
 
     /// So many looks at most.
-    pub(super) const fn bound(self) -> u32 {
-        if cfg!(fullbore_loom) { 0 } else { self.0 }
+    pub(crate) const fn bound(self) -> u32 {
+        if OFF { 0 } else { self.0 }
     }
 
     /// Somebody has slept so long.
-    pub(super) fn learn(&mut self, slept: Duration) {
+    pub(crate) fn learn(&mut self, slept: Duration) {
         self.0 = if slept < SHORT { (self.0 * 2).min(MOST) } else { (self.0 / 2).max(LEAST) };
     }
 }
 
 /// Before the look with this number.
-pub(super) fn pause(look: u32) {
+pub(crate) fn pause(look: u32) {
     if look < CLOSE {
         (0..PAUSES).for_each(|_| spin_loop());
     } else {
