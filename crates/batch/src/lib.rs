@@ -43,7 +43,7 @@
 //! # What it costs
 //! One thread for each worker (one, unless set otherwise) with the standard stack. A `send` takes some 2 ns and no lock, nearly
 //! always; with a [`weigher`](BatcherBuilder::weigher) one lock. No allocations once warm, but for a ticket: one small object. At rest
-//! a ring for each thread that sends, of at most 1,024 items or 32 KiB (16 items at least), and what waits beyond that. An idle
+//! a ring for each thread that sends, of at most 1,024 items or 256 KiB (16 items at least), and what waits beyond that. An idle
 //! worker looks for new items for some microseconds, at most 50, before it sleeps.
 //!
 //! # Trade-offs

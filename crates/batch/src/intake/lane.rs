@@ -217,6 +217,33 @@ impl<T, E> Lane<T, E> {
         unsafe { self.ring.read_all(positions, items) };
     }
 
+    /// The same, one by one: an item, its extra, and the instant of its acceptance if that was noted.
+    ///
+    /// # Safety
+    /// As [`read`](Self::read).
+    pub(super) unsafe fn read_each(
+        &self,
+        positions: Range<u64>,
+        mut extras: Range<u64>,
+        mut each: impl FnMut(T, Option<E>, Option<Instant>),
+    ) {
+        let first = positions.start;
+        for position in positions {
+            let noted = position == first || position.is_multiple_of(BLOCK);
+            // SAFETY: published and not read (U4).
+            let at = if noted { unsafe { self.ring.stamp_of(position) } } else { None };
+            let extra = self.extras.get().and_then(|ring| {
+                // SAFETY: published with an item of these, and promised to this caller (U1, U2).
+                let is_its = !extras.is_empty() && unsafe { ring.peek(extras.start, |(of, _)| *of == position) };
+                // SAFETY: as above.
+                is_its.then(|| unsafe { ring.read(extras.start) }.1)
+            });
+            extras.start += u64::from(extra.is_some());
+            // SAFETY: published (U2), and promised to this caller (U1).
+            each(unsafe { self.ring.read(position) }, extra, at);
+        }
+    }
+
     /// All positions below `head` are read, and nobody reads one. Under the intake's lock.
     pub(super) fn free(&self, head: u64) {
         // ORDERING: Release pairs with the Acquire in `fill`.

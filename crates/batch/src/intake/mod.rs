@@ -282,23 +282,15 @@ impl<T, E> State<T, E> {
     fn collect_from(&mut self, at: usize) {
         let side = &mut self.sides[at];
         let (positions, extras) = side.promise(u64::MAX);
-        let (from, count) = (positions.start, positions.end - positions.start);
-        let mut load = Load { items: Vec::with_capacity(count as usize), ..Load::default() };
-        let mut stamps = Vec::new();
+        let (lane, mut since) = (Arc::clone(&side.lane), side.since);
+        self.next += positions.end - positions.start;
         // SAFETY: promised, just now.
         unsafe {
-            let noted = |position, at| stamps.push((position - from, at));
-            side.lane.read(positions, extras, &mut load.items, &mut load.extras, noted);
+            lane.read_each(positions, extras, |item, extra, stamp| {
+                since = stamp.unwrap_or(since);
+                self.push(Entered { item, extra, weight: 0, at: since, exact: stamp.is_some() });
+            });
         }
-        let mut since = side.since;
-        let (mut stamps, mut extras) = (stamps.into_iter().peekable(), load.extras.into_iter().peekable());
-        for (number, item) in load.items.into_iter().enumerate() {
-            let stamp = stamps.next_if(|(position, _)| *position == number as u64);
-            let extra = extras.next_if(|(of, _)| *of == number).map(|(_, extra)| extra);
-            since = stamp.map_or(since, |(_, at)| at);
-            self.push(Entered { item, extra, weight: 0, at: since, exact: stamp.is_some() });
-        }
-        self.next += count;
         let side = &mut self.sides[at];
         side.since = since;
         side.read();

@@ -20,7 +20,7 @@ use crate::sync::UnsafeCell;
 /// One position in so many gets a stamp at least.
 pub(super) const BLOCK: u64 = 64;
 /// Memory for the items of one thread, within limits of their number.
-const BYTES: usize = 32 << 10;
+const BYTES: usize = 256 << 10;
 
 pub(super) struct Ring<T> {
     slots: Box<[UnsafeCell<MaybeUninit<T>>]>,
