@@ -142,8 +142,6 @@ struct State<T, E> {
     turn: usize,
     /// What was collected from the lanes; older than all that is in them.
     items: VecDeque<Entered<T, E>>,
-    /// None of them was accepted before this: they are in the order of the lanes, not quite in that of time.
-    items_since: Instant,
     /// Their weight.
     weight: u128,
     places: Places,
@@ -213,7 +211,7 @@ impl<T, E> State<T, E> {
 
     /// When the oldest item was accepted, or something before that.
     fn oldest(&self) -> Option<Instant> {
-        let collected = (!self.items.is_empty()).then_some(self.items_since);
+        let collected = self.items.front().map(|first| first.at);
         let in_lanes = self.sides.iter().filter(|side| side.there() > 0).map(Side::oldest);
         collected.into_iter().chain(in_lanes).min()
     }
@@ -255,44 +253,44 @@ impl<T, E> State<T, E> {
         self.ready.max_items - there % self.ready.max_items
     }
 
-    /// Moves what is in the lanes behind what was collected before; the lane with the oldest item first.
-    fn collect(&mut self) {
-        let with_some = self.sides.iter().enumerate().filter(|(_, side)| side.there() > 0);
-        let mut lanes: Vec<(Instant, usize)> = with_some.map(|(at, side)| (side.oldest(), at)).collect();
-        lanes.sort_unstable();
-        for (_, at) in lanes {
-            self.collect_from(at);
+    /// Moves what is in the lanes behind what was collected before, in the order of age.
+    fn collect(&mut self, now: Instant) {
+        let (before, mut lanes) = (self.items.len(), 0);
+        for at in 0..self.sides.len() {
+            if self.sides[at].there() > 0 {
+                self.collect_from(at, now);
+                lanes += 1;
+            }
+        }
+        if lanes > 1 {
+            // Stable: each lane's own order stays.
+            self.items.make_contiguous()[before..].sort_by_key(|entered| entered.at);
         }
     }
 
-    fn push(&mut self, entered: Entered<T, E>) {
-        let before = if self.items.is_empty() { entered.at } else { self.items_since };
-        self.items_since = before.min(entered.at);
-        self.items.push_back(entered);
-    }
-
     /// Whether the lane can take one more, or can once all are emptied: what is collected from one would overtake the others.
-    fn has_room_in(&mut self, at: usize) -> bool {
+    fn has_room_in(&mut self, at: usize, now: impl FnOnce() -> Instant) -> bool {
         if self.sides[at].room() == 0 {
-            self.collect();
+            self.collect(now());
         }
         self.sides[at].room() > 0
     }
 
-    fn collect_from(&mut self, at: usize) {
-        let side = &mut self.sides[at];
+    fn collect_from(&mut self, at: usize, now: Instant) {
+        let Self { sides, items, next, .. } = self;
+        let side = &mut sides[at];
         let (positions, extras) = side.promise(u64::MAX);
-        let (lane, mut since) = (Arc::clone(&side.lane), side.since);
-        self.next += positions.end - positions.start;
+        *next += positions.end - positions.start;
+        let mut since = side.since;
         // SAFETY: promised, just now.
         unsafe {
-            lane.read_each(positions, extras, |item, extra, stamp| {
+            side.lane.read_each(positions, extras, |item, extra, stamp| {
                 since = stamp.unwrap_or(since);
-                self.push(Entered { item, extra, weight: 0, at: since, exact: stamp.is_some() });
+                items.push_back(Entered { item, extra, weight: 0, at: since, exact: stamp.is_some() });
             });
         }
-        let side = &mut self.sides[at];
-        side.since = since;
+        // So what is collected later is never older.
+        side.since = now;
         side.read();
     }
 
@@ -395,7 +393,6 @@ impl<T: Send, E: Send> Intake<T, E> {
             sides: Vec::new(),
             turn: 0,
             items: VecDeque::new(),
-            items_since: clock.now(),
             weight: 0,
             places: Places::new(bounds.capacity, bounds.weight),
             next: 0,
@@ -528,7 +525,8 @@ impl<T, E> Intake<T, E> {
             Err(reason) => return Err(SendError::new(item, reason)),
             Ok(true) => {}
             Ok(false) => {
-                state.collect();
+                let now = state.now();
+                state.collect(now);
                 if !state.places.would_fit(weight, state.weight) || state.items.is_empty() {
                     // All room belongs to items being worked on: of those that wait, this one is the oldest.
                     off_lane();
@@ -538,14 +536,14 @@ impl<T, E> Intake<T, E> {
                 displaced = Self::displace(&mut state, weight);
             }
         }
-        let lent = match lane.filter(|lane| state.has_room_in(lane.index())) {
+        let lent = match lane.filter(|lane| state.has_room_in(lane.index(), || self.clock().now())) {
             Some(lane) => self.put_on(&mut state, lane, item, extra),
             None => {
                 // What this thread has sent before may be in a lane.
-                state.collect();
                 let at = state.now();
+                state.collect(at);
                 off_lane();
-                state.push(Entered { item, extra, weight, at, exact: true });
+                state.items.push_back(Entered { item, extra, weight, at, exact: true });
                 state.weight += u128::from(weight);
                 state.next += 1;
                 0
@@ -792,7 +790,7 @@ impl<T, E> Intake<T, E> {
     ) -> Group {
         let taken = state.now();
         let waited = |at: Instant| taken.saturating_duration_since(at);
-        let oldest = if state.items.is_empty() { Duration::ZERO } else { waited(state.items_since) };
+        let oldest = state.items.front().map_or(Duration::ZERO, |first| waited(first.at));
         let count = match state.ready.max_weight {
             None => there.min(state.ready.max_items),
             Some(max) => state.by_weight(max),
@@ -877,7 +875,8 @@ impl<T, E> Intake<T, E> {
     }
 
     fn hurry_all(state: &mut Locked<'_, State<T, E>>) -> u64 {
-        state.collect();
+        let now = state.now();
+        state.collect(now);
         state.hurry_below = state.next;
         state.notify_all(|state| &mut state.not_empty);
         state.next
@@ -920,7 +919,8 @@ impl<T, E> Intake<T, E> {
     }
 
     fn drain(state: &mut Locked<'_, State<T, E>>) -> Vec<(T, Option<E>)> {
-        state.collect();
+        let now = state.now();
+        state.collect(now);
         let weight = std::mem::take(&mut state.weight);
         let items: Vec<_> = state.items.drain(..).map(|entered| (entered.item, entered.extra)).collect();
         places::leave(state, items.len(), weight);
@@ -959,6 +959,6 @@ impl<T, E> Taker<T, E> {
 impl<T, E> Drop for State<T, E> {
     fn drop(&mut self) {
         // What is still in the lanes goes with it.
-        self.collect();
+        self.collect(Instant::now());
     }
 }
