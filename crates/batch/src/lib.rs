@@ -70,6 +70,7 @@ mod error;
 // The way from sender to worker is what this crate exists for; `intake::ring` and `intake::lane` name the invariants.
 #[expect(unsafe_code, reason = "items go from thread to thread without a lock")]
 mod intake;
+mod keyed;
 mod looks;
 mod outcomes;
 #[cfg(feature = "postgres")]
@@ -95,6 +96,7 @@ pub use crate::{
     batcher::{BatchHandle, Batcher},
     config::{BatcherBuilder, Config, Oversized},
     error::{CallError, OwnThread},
+    keyed::{KeyedBatcher, KeyedBatcherBuilder, KeyedConfig, KeyedHandle},
     outcomes::{IntoOutcomes, Outcomes},
     reduce::{ReducingBatcher, ReducingBuilder, ReducingConfig, ReducingHandle},
     retryable::Retryable,

@@ -7,9 +7,8 @@ use std::time::Instant;
 use fullbore_core::{Clock, Failure, Monitor, WaitFor, Waiters, contain};
 use fullbore_metrics::StationId;
 
-use crate::engine;
 use crate::error::OwnThread;
-use crate::looks;
+use crate::{engine, keyed, looks};
 
 /// The claim to one item's result. It may be dropped: the item is processed all the same.
 ///
@@ -38,6 +37,11 @@ struct Slot<R> {
     waiting: Waiters,
 }
 
+/// Whether the calling thread runs the process function that the result would come from.
+fn is_inside(of: StationId) -> bool {
+    engine::is_inside(of) || keyed::is_inside(of)
+}
+
 type Callback<R> = Box<dyn FnOnce(Result<R, Failure>) + Send>;
 
 /// The other end, which travels with the item. Dropped unanswered it answers `Dropped`, so that nobody waits for an item
@@ -62,7 +66,7 @@ impl<R> Ticket<R> {
     /// # Deadlock
     /// Never ends if the process function never returns; [`wait_deadline`](Self::wait_deadline) does.
     pub fn wait(self) -> Result<R, Failure> {
-        if engine::is_inside(self.of) {
+        if is_inside(self.of) {
             return self.try_take().unwrap_or_else(|_| Err(Failure::error(OwnThread)));
         }
         self.wait_until(None).unwrap_or(Err(Failure::Dropped))
@@ -73,7 +77,7 @@ impl<R> Ticket<R> {
     /// # Errors
     /// The ticket, if there was no result by then.
     pub fn wait_deadline(self, deadline: Instant) -> Result<Result<R, Failure>, Self> {
-        if engine::is_inside(self.of) { self.try_take() } else { self.wait_until(Some(deadline)) }
+        if is_inside(self.of) { self.try_take() } else { self.wait_until(Some(deadline)) }
     }
 
     /// Gives the result to `callback` as soon as it is there: at once, on this thread, if it is there already; else on the

@@ -1,0 +1,501 @@
+//! What the owner, its handles and the workers have in common: the way in, flush and close. `README.md` beside this file has the
+//! protocol.
+
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use fullbore_core::{
+    BuildError, CallerSpan, Clock, Crew, Event, Events, Failure, FlushError, Leftover, Locked, Monitor, Overflow,
+    Patience, Refusal, SendError, Undelivered, contain, earlier,
+};
+use fullbore_metrics::{Departure, Station, StationKind};
+
+use super::config::{KeyedConfig, KeyedDeadLetter};
+use super::hub::{self, Hub};
+use super::inside;
+use super::room::{Places, Room};
+use super::shard::{Chunk, News, Out, Parcel, Pushed, Refused, Rules, Shard};
+use super::worker::{self, Process};
+use crate::ticket::Reply;
+
+/// A thread outside the process function has only to end. It gets this long beyond the deadline, so that a close without
+/// time to wait does not report a healthy thread; only a destructor of what the process function captured can use it up.
+const WIND_UP: Duration = Duration::from_millis(100);
+
+/// For each core. With more shards than threads these seldom meet; a worker that falls asleep looks at all of them.
+const SHARDS_PER_CORE: usize = 4;
+const MAX_SHARDS: usize = 64;
+
+/// Of the hash: the table takes the lowest bits and the highest seven.
+const SHARD_BITS_AT: u32 = 40;
+
+/// So that no two locks are on the same line, nor on neighbours that a processor fetches together.
+#[repr(align(128))]
+pub(super) struct Padded<S>(pub(super) S);
+
+pub(super) struct Shared<K, T, R> {
+    pub(super) shards: Box<[Padded<Monitor<Shard<K, T, R>>>]>,
+    pub(super) hub: Padded<Monitor<Hub>>,
+    pub(super) room: Room,
+    pub(super) rules: Rules,
+    pub(super) station: Station,
+    pub(super) events: Events,
+    hasher: RandomState,
+    /// What the times in shards and hub count from.
+    born: Instant,
+    closed: AtomicBool,
+    crew: Crew,
+    pub(super) config: KeyedConfig,
+    dead_letter: Option<KeyedDeadLetter<K, T>>,
+}
+
+/// What a close left behind.
+pub(super) struct Left<K, T, R> {
+    outs: Vec<Out<K, T, R>>,
+    in_flight: usize,
+    stuck: Vec<String>,
+}
+
+impl<K, T, R> Shared<K, T, R> {
+    /// Without workers as yet.
+    pub(super) fn new(
+        config: KeyedConfig,
+        capacity: usize,
+        clock: &Clock,
+        dead_letter: Option<KeyedDeadLetter<K, T>>,
+    ) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let shards = (SHARDS_PER_CORE * cores).min(MAX_SHARDS).min(config.max_keys).next_power_of_two();
+        let shards = if cfg!(fullbore_loom) { 1 } else { shards };
+        Self {
+            shards: (0..shards).map(|_| Padded(Monitor::new(Shard::new(), clock.clone()))).collect(),
+            hub: Padded(Monitor::new(Hub::new(), clock.clone())),
+            room: Room::new(capacity, config.max_keys),
+            rules: Rules {
+                max_items: config.max_items,
+                linger: u64::try_from(config.linger.as_nanos()).ok(),
+                one_in_flight: config.one_in_flight,
+            },
+            station: Station::builder(config.name.clone())
+                .kind(StationKind::Batch)
+                .parallelism(config.workers)
+                .capacity(capacity)
+                .build(),
+            events: Events::new("batch", &config.name),
+            hasher: RandomState::new(),
+            born: clock.now(),
+            closed: AtomicBool::new(false),
+            crew: Crew::new("batch", &config.name, clock.clone()),
+            config,
+            dead_letter,
+        }
+    }
+
+    pub(super) fn clock(&self) -> &Clock {
+        self.hub.0.clock()
+    }
+
+    /// The present time, in nanoseconds since it was built.
+    pub(super) fn now(&self) -> u64 {
+        let nanos = self.clock().now().saturating_duration_since(self.born).as_nanos();
+        u64::try_from(nanos).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn instant(&self, nanos: u64) -> Option<Instant> {
+        self.born.checked_add(Duration::from_nanos(nanos))
+    }
+
+    pub(super) fn is_inside(&self) -> bool {
+        inside::is_inside(self.station.id())
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        // ORDERING: SeqCst, for want of a reason to think: whoever sees it finds every shard closed.
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    /// How many keys there are.
+    pub(super) fn keys(&self) -> usize {
+        self.room.used().keys as usize
+    }
+
+    pub(super) fn shard(&self, at: usize) -> Locked<'_, Shard<K, T, R>> {
+        self.shards[at].0.lock()
+    }
+
+    pub(super) fn lock_hub(&self) -> Locked<'_, Hub> {
+        self.hub.0.lock()
+    }
+
+    fn shard_of(&self, hash: u64) -> usize {
+        (hash >> SHARD_BITS_AT) as usize & (self.shards.len() - 1)
+    }
+
+    /// The hub's part of what happened in a shard.
+    pub(super) fn tell(&self, shard: usize, news: News) {
+        let mut hub = self.lock_hub();
+        match news {
+            News::Due => {
+                hub.add(shard);
+                hub::wake(&mut hub);
+            }
+            News::Timer(at) => hub::tell_timer(&mut hub, at),
+        }
+    }
+
+    /// Gives places back.
+    pub(super) fn release(&self, places: Places) {
+        if places.is_none() {
+            return;
+        }
+        if self.room.is_wanted() {
+            hub::hand_back(&mut self.lock_hub(), &self.room, places);
+        } else if self.room.give(places) {
+            hub::serve_line(&mut self.lock_hub(), &self.room);
+        }
+    }
+
+    /// Somebody finds no room: an idle worker is to see to it.
+    fn press(&self) {
+        if self.room.press() {
+            hub::wake(&mut self.lock_hub());
+        }
+    }
+
+    /// Runs the user's destructors and hooks where a panic has nobody to go to.
+    pub(super) fn user_code(&self, f: impl FnOnce()) {
+        if let Err(panicked) = contain(f) {
+            self.say(Event::Panic, &panicked);
+        }
+    }
+
+    /// An event on a thread that must go on: a subscriber is user code, too.
+    pub(super) fn say(&self, event: Event, failure: &Failure) {
+        contain(|| self.events.emit(event, || failure)).ok();
+    }
+
+    pub(super) fn flush(&self, deadline: Option<Instant>) -> Result<(), FlushError> {
+        let deadline = self.unless_inside(deadline);
+        let mut targets = Vec::with_capacity(self.shards.len());
+        for at in 0..self.shards.len() {
+            let mut shard = self.shard(at);
+            targets.push(shard.hurry());
+            let due = shard.waiting > 0 && !shard.queued;
+            shard.queued |= due;
+            drop(shard);
+            if due {
+                self.tell(at, News::Due);
+            }
+        }
+        let settled = targets.iter().enumerate().all(|(at, target)| {
+            let done = |shard: &mut Shard<K, T, R>| shard.settled_below() >= *target;
+            self.shard(at).wait_until(|shard| &mut shard.progress, deadline, done)
+        });
+        if settled { Ok(()) } else { Err(self.unflushed()) }
+    }
+
+    fn unflushed(&self) -> FlushError {
+        let (mut waiting, mut in_flight) = (0, 0);
+        for at in 0..self.shards.len() {
+            let shard = self.shard(at);
+            waiting += shard.waiting;
+            in_flight += shard.in_flight();
+        }
+        FlushError::new(waiting, in_flight, self.is_inside())
+    }
+
+    /// On its own thread nobody waits.
+    fn unless_inside(&self, deadline: Option<Instant>) -> Option<Instant> {
+        if self.is_inside() { Some(self.clock().now()) } else { deadline }
+    }
+
+    /// Closes, and waits until the workers have ended or `deadline` has come; on its own thread not at all. What is left
+    /// counts as `departure`.
+    pub(super) fn close(&self, deadline: Option<Instant>, departure: Departure) -> Left<K, T, R> {
+        let inside = self.is_inside();
+        let no_time = inside || deadline.is_some_and(|deadline| deadline <= self.clock().now());
+        let mut outs = Vec::new();
+        for at in 0..self.shards.len() {
+            let mut shard = self.shard(at);
+            shard.closed = true;
+            if no_time {
+                self.take_back(&mut shard, departure, &mut outs);
+            }
+        }
+        // ORDERING: as in `is_closed`.
+        self.closed.store(true, Ordering::SeqCst);
+        hub::close(&mut self.lock_hub());
+        if !no_time {
+            if self.crew.join(deadline).is_empty() {
+                return Left { outs, in_flight: 0, stuck: Vec::new() };
+            }
+            for at in 0..self.shards.len() {
+                self.take_back(&mut self.shard(at), departure, &mut outs);
+            }
+        }
+        for out in &outs {
+            self.release(out.places);
+        }
+        // Nothing is left to take: from here on the workers can only finish their batches and end.
+        let in_flight = (0..self.shards.len()).map(|at| self.shard(at).in_flight()).sum();
+        let stuck = if inside {
+            Vec::new()
+        } else {
+            let patience = if in_flight == 0 { WIND_UP } else { Duration::ZERO };
+            self.crew.join(self.clock().after(patience))
+        };
+        if in_flight > 0 || !stuck.is_empty() {
+            self.events.emit(Event::Abandoned, || format!("{in_flight} items in process"));
+        }
+        Left { outs, in_flight, stuck }
+    }
+
+    fn take_back(&self, shard: &mut Locked<'_, Shard<K, T, R>>, departure: Departure, outs: &mut Vec<Out<K, T, R>>) {
+        let taken = shard.take_back();
+        self.station.departed(departure, taken.iter().map(|out| out.places.items as usize).sum());
+        outs.extend(taken);
+        shard.notify_all(|shard| &mut shard.progress);
+        shard.notify_all(|shard| &mut shard.key_progress);
+    }
+
+    /// What was left has nobody to go back to. A panic of the hook or of a destructor costs no other item its dead letter.
+    pub(super) fn close_and_give_up(&self, deadline: Option<Instant>) -> Leftover {
+        let Left { outs, in_flight, stuck } = self.close(deadline, Departure::Dropped);
+        let mut report = Leftover::default();
+        report.items = outs.iter().map(|out| out.places.items as usize).sum();
+        report.in_flight = in_flight;
+        report.abandoned_threads = stuck;
+        for out in outs {
+            let Out { key, chunks, .. } = out;
+            for (item, reply) in chunks.into_iter().flat_map(Chunk::pairs) {
+                self.user_code(|| self.give_up(&key, item, reply, Failure::Closed));
+            }
+            self.user_code(move || drop(key));
+        }
+        report
+    }
+
+    /// An accepted item, counted as dropped. The hook and the item's destructor come last: they are user code.
+    fn give_up(&self, key: &K, item: T, reply: Reply<R>, failure: Failure) {
+        reply.resolve(Err(failure.clone()));
+        match &self.dead_letter {
+            Some(hook) => {
+                self.events.emit(Event::DeadLetter, || &failure);
+                hook(key, item, failure);
+            }
+            None => self.events.emit(Event::Drop, || failure),
+        }
+    }
+}
+
+/// Places that go back if they are not used: the user's `Eq` may panic.
+struct Held<'a, K, T, R> {
+    shared: &'a Shared<K, T, R>,
+    places: Places,
+}
+
+impl<K, T, R> Drop for Held<'_, K, T, R> {
+    fn drop(&mut self) {
+        self.shared.release(self.places);
+    }
+}
+
+impl<K: Hash + Eq + Clone, T, R> Shared<K, T, R> {
+    /// Offers an item, waiting for room as `patience` says; in the process function, which alone can make room, never.
+    pub(super) fn offer(&self, key: K, item: T, reply: Reply<R>, patience: Patience) -> Result<(), SendError<(K, T)>> {
+        let hash = self.hasher.hash_one(&key);
+        let parcel = Parcel { key, item, reply, span: CallerSpan::current() };
+        // Most items find room and their key.
+        let refused = if self.room.take(Places::ITEM) {
+            match self.put(hash, parcel, Places::ITEM) {
+                Ok(()) => return Ok(()),
+                Err((parcel, Refused::Closed)) => Err((parcel, Refusal::Closed)),
+                Err((parcel, Refused::NoKey)) => self.offer_slowly(hash, parcel, Places::BOTH, patience),
+            }
+        } else {
+            self.offer_slowly(hash, parcel, Places::ITEM, patience)
+        };
+        refused.map_err(|(Parcel { key, item, .. }, reason)| {
+            self.station.refused(1);
+            SendError::new((key, item), reason)
+        })
+    }
+
+    #[cold]
+    fn offer_slowly(
+        &self,
+        hash: u64,
+        mut parcel: Parcel<K, T, R>,
+        mut want: Places,
+        patience: Patience,
+    ) -> Result<(), (Parcel<K, T, R>, Refusal)> {
+        let patience = if self.is_inside() { Patience::Try } else { patience };
+        let mut deadline = None;
+        let mut displaced = Vec::new();
+        let outcome = loop {
+            if self.is_closed() {
+                break Err((parcel, Refusal::Closed));
+            }
+            if !self.room.take(want) {
+                let until = match (self.config.overflow, patience) {
+                    (Overflow::DropOldest, _) => {
+                        if let Some(out) = self.displace(want) {
+                            self.release(out.places);
+                            displaced.push(out);
+                            continue;
+                        }
+                        // Everything is in process: of those that wait, this one is the oldest.
+                        self.station.arrived(1);
+                        self.station.departed(Departure::Dropped, 1);
+                        displaced.push(Out::of_one(parcel));
+                        break Ok(());
+                    }
+                    (Overflow::BlockFor(limit), Patience::Policy(cap)) => {
+                        *deadline.get_or_insert_with(|| earlier(self.clock().after(limit), cap))
+                    }
+                    (Overflow::Block, Patience::Policy(cap)) => cap,
+                    // `Reject`, or the call does not wait.
+                    _ => {
+                        self.press();
+                        break Err((parcel, Refusal::Full));
+                    }
+                };
+                let waited = hub::wait_for_room(&mut self.lock_hub(), &self.room, want, until);
+                if let Err(reason) = waited {
+                    break Err((parcel, reason));
+                }
+            }
+            match self.put(hash, parcel, want) {
+                Ok(()) => break Ok(()),
+                Err((back, Refused::Closed)) => break Err((back, Refusal::Closed)),
+                Err((back, Refused::NoKey)) => {
+                    parcel = back;
+                    want = Places::BOTH;
+                }
+            }
+        };
+        self.give_out_all(displaced);
+        outcome
+    }
+
+    /// Puts an item into its shard, in places that are taken.
+    fn put(&self, hash: u64, parcel: Parcel<K, T, R>, places: Places) -> Result<(), (Parcel<K, T, R>, Refused)> {
+        let mut held = Held { shared: self, places };
+        let at = self.shard_of(hash);
+        let mut shard = self.shard(at);
+        let pushed = shard.push(
+            hash,
+            parcel,
+            &self.rules,
+            || places.keys > 0 || self.room.take(Places::KEY),
+            || self.now(),
+            || self.station.arrived(1),
+        );
+        drop(shard);
+        let pushed = pushed?;
+        // It took a key's place that it did not need.
+        held.places = if pushed.spare.is_some() { Places { items: 0, ..places } } else { Places::default() };
+        drop(held);
+        let Pushed { spare: _spare, span: _span, news } = pushed;
+        if let Some(news) = news {
+            self.tell(at, news);
+        }
+        if self.room.is_short() {
+            self.press();
+        }
+        Ok(())
+    }
+
+    /// Takes out the item that waits longest; if it is keys that there are too many of, all items of the key with the
+    /// oldest batch.
+    fn displace(&self, want: Places) -> Option<Out<K, T, R>> {
+        let to_free = want.keys > 0 && self.room.free().items > 0;
+        let oldest = (0..self.shards.len()).filter_map(|at| Some((at, self.shard(at).oldest(to_free)?)));
+        let (at, oldest) = oldest.min_by_key(|(_, oldest)| oldest.first)?;
+        let mut shard = self.shard(at);
+        // Taken meanwhile: as if the next one in that shard had been found.
+        let oldest = shard.oldest(to_free).unwrap_or(oldest);
+        let out = shard.displace(oldest, to_free)?;
+        self.station.departed(Departure::Dropped, out.places.items as usize);
+        if out.settled {
+            shard.notify_all(|shard| &mut shard.progress);
+        }
+        shard.notify_all(|shard| &mut shard.key_progress);
+        Some(out)
+    }
+
+    /// Displaced items go to the hook on the sender's thread, after its own item is in. A panic goes to the sender, and costs no
+    /// other item its dead letter.
+    fn give_out_all(&self, outs: Vec<Out<K, T, R>>) {
+        let mut panic = None;
+        for Out { key, chunks, .. } in outs {
+            for (item, reply) in chunks.into_iter().flat_map(Chunk::pairs) {
+                let gone = catch_unwind(AssertUnwindSafe(|| self.give_up(&key, item, reply, Failure::Dropped)));
+                if let Err(payload) = gone {
+                    panic.get_or_insert(payload);
+                }
+            }
+        }
+        if let Some(payload) = panic {
+            resume_unwind(payload);
+        }
+    }
+
+    pub(super) fn flush_key(&self, key: &K, deadline: Option<Instant>) -> Result<(), FlushError> {
+        let deadline = self.unless_inside(deadline);
+        let hash = self.hasher.hash_one(key);
+        let at = self.shard_of(hash);
+        let mut shard = self.shard(at);
+        let Some((node, below)) = shard.hurry_key(hash, key, &self.rules) else { return Ok(()) };
+        let due = !shard.queued;
+        shard.queued = true;
+        if due {
+            shard.released(|| self.tell(at, News::Due));
+        }
+        let settled = shard.wait_turn(
+            |shard| &mut shard.key_progress,
+            deadline,
+            node,
+            |shard| shard.key_settled_below(hash, node, below).then_some(()),
+        );
+        drop(shard);
+        settled.ok_or_else(|| self.unflushed())
+    }
+
+    /// What was left goes back to whoever closed, the oldest batches first.
+    pub(super) fn close_and_return(&self, deadline: Option<Instant>) -> Result<(), Undelivered<(K, T)>> {
+        let Left { outs, in_flight, stuck } = self.close(deadline, Departure::Returned);
+        let mut batches: Vec<(K, Chunk<T, R>)> = outs
+            .into_iter()
+            .flat_map(|Out { key, chunks, .. }| {
+                let keys = std::iter::repeat_n(key, chunks.len());
+                keys.zip(chunks)
+            })
+            .collect();
+        batches.sort_by_key(|(_, chunk)| chunk.first);
+        let mut items = Vec::new();
+        for (key, chunk) in batches {
+            let keys = std::iter::repeat_n(key, chunk.items.len());
+            for (key, (item, reply)) in keys.zip(chunk.pairs()) {
+                reply.resolve(Err(Failure::Closed));
+                items.push((key, item));
+            }
+        }
+        Undelivered::new(items, in_flight, stuck).into_result()
+    }
+}
+
+impl<K, T, R> Shared<K, T, R>
+where
+    K: Clone + Send + 'static,
+    T: Send + 'static,
+    R: Send + 'static,
+{
+    pub(super) fn spawn_worker(self: &Arc<Self>, process: &Process<K, T, R>) -> Result<(), BuildError> {
+        let (shared, process) = (Arc::clone(self), Arc::clone(process));
+        self.crew.spawn(move || worker::run(shared, process))
+    }
+}
