@@ -621,3 +621,63 @@ impl<K, T, R> Shard<K, T, R> {
         }
     }
 }
+
+#[cfg(all(test, not(fullbore_loom)))]
+mod tests {
+    use fullbore_core::CallerSpan;
+    use fullbore_testkit::{CountingAlloc, measure};
+
+    use super::{Parcel, Rules, Shard};
+    use crate::ticket::Reply;
+
+    #[global_allocator]
+    static ALLOC: CountingAlloc = CountingAlloc;
+
+    const KEYS: u64 = 100_000;
+    const RULES: Rules = Rules { max_items: 100, linger: Some(10), one_in_flight: true };
+
+    fn push(shard: &mut Shard<u64, u64, ()>, key: u64) {
+        let parcel = Parcel { key, item: key, reply: Reply::none(), span: CallerSpan::default() };
+        let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let pushed = shard.push(hash, parcel, &RULES, || true, || 0, || ());
+        assert!(pushed.is_ok());
+    }
+
+    /// Processes everything that is due, two batches at a time. How many keys are idle with that.
+    fn process(shard: &mut Shard<u64, u64, ()>, now: u64) -> usize {
+        let mut idle = 0;
+        while let Some(first) = shard.take(now, &RULES) {
+            let second = shard.take(now, &RULES);
+            for taken in [Some(first), second].into_iter().flatten() {
+                idle += usize::from(shard.done(taken.chunk.id, &RULES).idle.is_some());
+            }
+        }
+        idle
+    }
+
+    #[test]
+    fn an_open_key_takes_some_200_bytes_and_an_idle_one_nothing() {
+        let mut shard = Shard::new();
+        let ((), open) = measure(|| (0..KEYS).for_each(|key| push(&mut shard, key)));
+        let each = open.net_bytes() / KEYS.cast_signed();
+        println!("{each} bytes for each open key with a u64");
+        assert!((100..=260).contains(&each), "{each} bytes");
+        let (idle, freed) = measure(|| process(&mut shard, 100));
+        assert_eq!(idle, KEYS as usize);
+        let left = open.net_bytes() + freed.net_bytes();
+        assert!(left <= 16 * 1024, "{left} bytes are left");
+    }
+
+    #[test]
+    fn timers_of_batches_that_are_gone_do_not_pile_up() {
+        let mut shard = Shard::new();
+        let full = || Rules { max_items: 1, linger: None, ..RULES };
+        for key in 0..KEYS {
+            let parcel = Parcel { key, item: key, reply: Reply::none(), span: CallerSpan::default() };
+            assert!(shard.push(key, parcel, &full(), || true, || 0, || ()).is_ok());
+            let id = shard.take(0, &full()).map(|taken: super::Taken<u64, u64, ()>| taken.chunk.id);
+            assert!(shard.done(id.unwrap(), &full()).idle.is_some());
+        }
+        assert!(shard.timers.len() <= 100, "{}", shard.timers.len());
+    }
+}

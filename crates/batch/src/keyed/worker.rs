@@ -24,7 +24,10 @@ const VISIT: usize = 32;
 
 /// Works until a close is through.
 pub(super) fn run<K: Clone, T, R>(shared: Arc<Shared<K, T, R>>, process: Process<K, T, R>) {
-    inside::serve(shared.station.id());
+    if !cfg!(fullbore_loom) {
+        // The model checker's threads are one thread of the system.
+        inside::serve(shared.station.id());
+    }
     Worker { shared: &shared, process: &*process, now: shared.now(), worked: false, found: Vec::new() }.run();
     shared.user_code(move || drop(process));
     // The last one to hold it drops the dead-letter hook with it; its events are gone then, too.
