@@ -50,6 +50,7 @@ pub const GOALS: &[Goal] = &[
     goal("batch", "flights into SQLite, synchronous=FULL", "one transaction each, fsync under 5 ms", 10.0),
     goal("batch", "flights into PostgreSQL, COPY", "one committed INSERT each", 30.0),
     goal("batch", "flights into PostgreSQL, multi-row insert", "one committed INSERT each", 12.0),
+    goal("batch", "KeyedBatcher, 100,000 keys", "Batcher, unkeyed", 1.0 / 3.0),
 
     // W-TinyLFU's bookkeeping is moka's; a hit need not pay for it.
     goal("cache", "get, hit, 100,000 keys uniform", "moka", 8.0),

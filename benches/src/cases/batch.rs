@@ -9,6 +9,7 @@ pub fn cases() -> Vec<Case> {
     let mut cases = super::batch_send::send_cases();
     cases.extend(super::batch_reduce::reduce_cases());
     cases.extend(super::batch_db::db_cases());
+    cases.extend(super::batch_keyed::keyed_cases());
     cases
 }
 

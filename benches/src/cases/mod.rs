@@ -5,6 +5,7 @@
 
 pub mod batch;
 pub mod batch_db;
+pub mod batch_keyed;
 pub mod batch_reduce;
 pub mod batch_send;
 pub mod cache;

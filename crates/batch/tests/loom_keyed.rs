@@ -192,3 +192,18 @@ fn the_linger_of_the_first_item_ends_whenever_it_was_sent() {
         world.end([worker]);
     });
 }
+
+#[test]
+fn some_idle_worker_always_keeps_the_alarm() {
+    model(|| {
+        let world = World::new(|builder| builder.max_items(2).linger(SECOND).workers(2));
+        let workers = [world.worker(), world.worker()];
+        // Key 2 gets full: one of them works, the other one has the timer of key 1, or the first one again.
+        assert_eq!(world.send(&[(1, 1), (2, 2), (2, 4)]), 7);
+        world.clock.advance(SECOND);
+        while world.done() < 7 {
+            thread::yield_now();
+        }
+        world.end(workers);
+    });
+}

@@ -29,8 +29,8 @@ const WIND_UP: Duration = Duration::from_millis(100);
 const SHARDS_PER_CORE: usize = 4;
 const MAX_SHARDS: usize = 64;
 
-/// Of the hash: the table takes the lowest bits and the highest seven.
-const SHARD_BITS_AT: u32 = 40;
+/// Of the hash: the other half is the table's.
+const SHARD_BITS_AT: u32 = 32;
 
 /// So that no two locks are on the same line, nor on neighbours that a processor fetches together.
 #[repr(align(128))]
@@ -387,7 +387,7 @@ impl<K: Hash + Eq + Clone, T, R> Shared<K, T, R> {
         let at = self.shard_of(hash);
         let mut shard = self.shard(at);
         let pushed = shard.push(
-            hash,
+            hash as u32,
             parcel,
             &self.rules,
             || places.keys > 0 || self.room.take(Places::KEY),
@@ -431,12 +431,23 @@ impl<K: Hash + Eq + Clone, T, R> Shared<K, T, R> {
     /// other item its dead letter.
     fn give_out_all(&self, outs: Vec<Out<K, T, R>>) {
         let mut panic = None;
-        for Out { key, chunks, .. } in outs {
+        let mut guarded = |f: &mut dyn FnMut()| {
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(f)) {
+                panic.get_or_insert(payload);
+            }
+        };
+        for Out { key, chunks, idle, .. } in outs {
             for (item, reply) in chunks.into_iter().flat_map(Chunk::pairs) {
-                let gone = catch_unwind(AssertUnwindSafe(|| self.give_up(&key, item, reply, Failure::Dropped)));
-                if let Err(payload) = gone {
-                    panic.get_or_insert(payload);
-                }
+                let mut gone = Some((item, reply));
+                guarded(&mut || {
+                    if let Some((item, reply)) = gone.take() {
+                        self.give_up(&key, item, reply, Failure::Dropped);
+                    }
+                });
+            }
+            for key in [Some(key), idle] {
+                let mut gone = key;
+                guarded(&mut || drop(gone.take()));
             }
         }
         if let Some(payload) = panic {
@@ -449,7 +460,7 @@ impl<K: Hash + Eq + Clone, T, R> Shared<K, T, R> {
         let hash = self.hasher.hash_one(key);
         let at = self.shard_of(hash);
         let mut shard = self.shard(at);
-        let Some((node, below)) = shard.hurry_key(hash, key, &self.rules) else { return Ok(()) };
+        let Some((node, below)) = shard.hurry_key(hash as u32, key, &self.rules) else { return Ok(()) };
         let due = !shard.queued;
         shard.queued = true;
         if due {
@@ -459,7 +470,7 @@ impl<K: Hash + Eq + Clone, T, R> Shared<K, T, R> {
             |shard| &mut shard.key_progress,
             deadline,
             node,
-            |shard| shard.key_settled_below(hash, node, below).then_some(()),
+            |shard| shard.key_settled_below(hash as u32, node, below).then_some(()),
         );
         drop(shard);
         settled.ok_or_else(|| self.unflushed())

@@ -10,10 +10,10 @@ pub(super) struct Hub {
     /// Shards in which something may be due. One may be in it twice; that costs a look.
     due: VecDeque<usize>,
     /// No timer that anybody has told of is earlier.
-    pub(super) alarm: Option<u64>,
+    alarm: Option<u64>,
     pub(super) closed: bool,
-    /// A worker sleeps until the alarm.
-    has_keeper: bool,
+    /// A worker sleeps until then, or until it is woken. It is the keeper of the alarm.
+    kept: Option<Option<u64>>,
     /// Workers with nothing to do,
     workers: Waiters,
     /// and the one among them that keeps the alarm.
@@ -36,7 +36,7 @@ impl Hub {
             due: VecDeque::new(),
             alarm: None,
             closed: false,
-            has_keeper: false,
+            kept: None,
             workers: Waiters::of(WaitFor::Work),
             keeper: Waiters::of(WaitFor::Work),
             line: Waiters::of(WaitFor::Place),
@@ -45,6 +45,16 @@ impl Hub {
 
     pub(super) fn add(&mut self, shard: usize) {
         self.due.push_back(shard);
+    }
+
+    /// When there will be something.
+    pub(super) fn alarm(&self) -> Option<u64> {
+        self.alarm
+    }
+
+    /// Somebody looks at all timers now, and tells what he finds.
+    pub(super) fn forget_alarm(&mut self) {
+        self.alarm = None;
     }
 
     pub(super) fn has_due(&self) -> bool {
@@ -56,7 +66,7 @@ impl Hub {
 /// caller is busy now.
 pub(super) fn next_due(hub: &mut Locked<'_, Hub>) -> Option<usize> {
     let shard = hub.due.pop_front()?;
-    if hub.has_due() || (hub.alarm.is_some() && !hub.has_keeper) {
+    if hub.has_due() || (hub.alarm.is_some() && hub.kept.is_none()) {
         wake(hub);
     }
     Some(shard)
@@ -71,16 +81,13 @@ pub(super) fn wake(hub: &mut Locked<'_, Hub>) {
     }
 }
 
-/// There is a timer. If it is earlier than the alarm, so must be the keeper's, or somebody's who becomes it.
+/// There is a timer at this time: the alarm is not later, nor does its keeper sleep longer.
 pub(super) fn tell_timer(hub: &mut Locked<'_, Hub>, at: u64) {
-    if hub.alarm.is_some_and(|alarm| alarm <= at) {
-        return;
-    }
-    hub.alarm = Some(at);
-    if hub.has_keeper {
-        hub.notify_all(|hub| &mut hub.keeper);
-    } else {
-        hub.notify_one(|hub| &mut hub.workers);
+    hub.alarm = sooner(hub.alarm, Some(at));
+    match hub.kept {
+        None => hub.notify_one(|hub| &mut hub.workers),
+        Some(kept) if kept.is_none_or(|kept| kept > at) => hub.notify_all(|hub| &mut hub.keeper),
+        Some(_) => {}
     }
 }
 
@@ -89,13 +96,13 @@ pub(super) fn sleep(hub: &mut Locked<'_, Hub>, instant: impl FnOnce(u64) -> Opti
     // Back at every wake-up: the worker looks properly.
     let mut slept = false;
     let look = |_: &mut Hub| std::mem::replace(&mut slept, true);
-    if hub.has_keeper {
+    if hub.kept.is_some() {
         hub.wait_until(|hub| &mut hub.workers, None, look);
     } else {
-        hub.has_keeper = true;
+        hub.kept = Some(hub.alarm);
         let until = hub.alarm.and_then(instant);
         hub.wait_until(|hub| &mut hub.keeper, until, look);
-        hub.has_keeper = false;
+        hub.kept = None;
     }
 }
 

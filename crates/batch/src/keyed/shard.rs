@@ -43,129 +43,287 @@ pub(super) struct Chunk<T, R> {
     /// When its first item was accepted.
     pub(super) first: u64,
     pub(super) items: Vec<T>,
-    /// One for each item, or none at all.
-    replies: Option<Box<Replies<R>>>,
+    replies: Replies<R>,
     /// The first item's.
     pub(super) span: CallerSpan,
 }
 
-/// Boxed, for most batches have none.
-struct Replies<R>(Vec<Reply<R>>);
+/// Those of a batch's items, as far as the last one that is wanted. Boxed, for most batches have none.
+struct Replies<R>(Option<Box<Vec<Reply<R>>>>);
+
+impl<R> Replies<R> {
+    /// Keeps the reply of the item with this number.
+    fn keep(&mut self, at: usize, reply: Reply<R>) {
+        let replies = self.0.get_or_insert_default();
+        replies.resize_with(at, Reply::none);
+        replies.push(reply);
+    }
+
+    fn take_first(&mut self) -> Reply<R> {
+        match &mut self.0 {
+            Some(replies) if !replies.is_empty() => replies.remove(0),
+            _ => Reply::none(),
+        }
+    }
+}
 
 /// Boxed, for most keys have none.
 struct Backlog<T, R>(VecDeque<Chunk<T, R>>);
 
 impl<T, R> Chunk<T, R> {
-    fn none() -> Self {
-        Self { id: 0, first: 0, items: Vec::new(), replies: None, span: CallerSpan::default() }
+    /// An item as a batch of its own.
+    fn of_one(item: T, reply: Reply<R>, span: CallerSpan) -> Self {
+        let mut replies = Replies(None);
+        replies.keep(0, reply);
+        Self { id: 0, first: 0, items: vec![item], replies, span }
     }
 
-    fn push(&mut self, item: T, reply: Reply<R>) {
-        if reply.is_wanted() || self.replies.is_some() {
-            let replies = &mut self.replies.get_or_insert_with(|| Box::new(Replies(Vec::new()))).0;
-            replies.resize_with(self.items.len(), Reply::none);
-            replies.push(reply);
-        }
-        self.items.push(item);
-    }
-
-    /// Takes the first item out, as a batch of its own.
-    fn split_first(&mut self) -> Self {
-        let mut first = Self::none();
-        let reply = self.replies.as_mut().map_or_else(Reply::none, |replies| replies.0.remove(0));
-        first.push(self.items.remove(0), reply);
-        first
-    }
-
-    /// The items and, if anybody wants one, their replies.
+    /// The items and, if anybody wants one, the replies of the first of them.
     pub(super) fn apart(self) -> (Vec<T>, Option<Vec<Reply<R>>>) {
-        (self.items, self.replies.map(|replies| replies.0))
+        (self.items, self.replies.0.map(|replies| *replies))
     }
 
     /// Each item with its reply.
     pub(super) fn pairs(self) -> impl Iterator<Item = (T, Reply<R>)> {
         let (items, replies) = self.apart();
-        let mut replies = replies.map(Vec::into_iter);
-        items.into_iter().map(move |item| (item, replies.as_mut().and_then(Iterator::next).unwrap_or_else(Reply::none)))
+        items.into_iter().zip(replies.into_iter().flatten().chain(std::iter::repeat_with(Reply::none)))
     }
 }
 
-struct Node<K, T, R> {
+/// What each item touches of its key. Small, for where keys are many most of the time goes into fetching it.
+struct Node<K, T> {
     key: K,
-    hash: u64,
+    /// The batch that is being filled, or has just become full.
+    open: Vec<T>,
+    /// What the table needs of the hash, see `spread`.
+    hash: u32,
+    /// Where the rest is.
+    rest: u32,
+}
+
+/// What there is of a key beside its open batch's items.
+struct Rest<T, R> {
     /// The number of its first batch: no other node of the shard ever has it.
     id: u64,
+    /// The open batch's number, and when its first item was accepted.
+    open: u64,
+    first: u64,
+    replies: Replies<R>,
+    /// Full batches before it.
+    backlog: Option<Box<Backlog<T, R>>>,
     /// Batches in process.
     in_flight: u32,
-    /// What `open` waits for has come.
+    /// What the open batch waits for has come.
     due: bool,
     /// There is an entry in the line.
     in_line: bool,
-    /// The batch that is being filled, or has just become full.
-    open: Chunk<T, R>,
-    /// Full batches before it.
-    backlog: Option<Box<Backlog<T, R>>>,
+    span: CallerSpan,
 }
 
-impl<K, T, R> Node<K, T, R> {
-    fn is_empty(&self) -> bool {
-        !self.is_open() && self.backlog.is_none()
+impl<T, R> Rest<T, R> {
+    fn new(id: u64) -> Self {
+        Self {
+            id,
+            open: id,
+            first: 0,
+            replies: Replies(None),
+            backlog: None,
+            in_flight: 0,
+            due: false,
+            in_line: false,
+            span: CallerSpan::default(),
+        }
     }
+}
 
+/// A key, as far as it is here.
+struct Here<'a, K, T, R> {
+    node: &'a mut Node<K, T>,
+    rest: &'a mut Rest<T, R>,
+}
+
+impl<K, T, R> Here<'_, K, T, R> {
     /// Whether there is a batch that is being filled, or is full and not behind another one yet.
     fn is_open(&self) -> bool {
-        !self.open.items.is_empty()
+        !self.node.open.is_empty()
+    }
+
+    fn is_empty(&self) -> bool {
+        !self.is_open() && self.rest.backlog.is_none()
     }
 
     /// Whether its first batch is due and may be taken.
     fn can_be_taken(&self, rules: &Rules) -> bool {
-        if rules.one_in_flight && self.in_flight > 0 {
+        if rules.one_in_flight && self.rest.in_flight > 0 {
             return false;
         }
-        let waiting = self.open.items.len();
-        self.backlog.is_some() || waiting >= rules.max_items || (self.due && waiting > 0)
+        let waiting = self.node.open.len();
+        self.rest.backlog.is_some() || waiting >= rules.max_items || (self.rest.due && waiting > 0)
     }
 
-    /// The batch to be taken next; an empty one if there is none.
-    fn front(&self) -> &Chunk<T, R> {
-        self.backlog.as_ref().and_then(|backlog| backlog.0.front()).unwrap_or(&self.open)
-    }
-
-    fn front_mut(&mut self) -> &mut Chunk<T, R> {
-        self.backlog.as_mut().and_then(|backlog| backlog.0.front_mut()).unwrap_or(&mut self.open)
+    /// Number, beginning and size of the batch to be taken next.
+    fn front(&self) -> (u64, u64, usize) {
+        match self.rest.backlog.as_ref().and_then(|backlog| backlog.0.front()) {
+            Some(chunk) => (chunk.id, chunk.first, chunk.items.len()),
+            None => (self.rest.open, self.rest.first, self.node.open.len()),
+        }
     }
 
     fn take_front(&mut self) -> Chunk<T, R> {
-        if let Some(backlog) = &mut self.backlog
-            && let Some(chunk) = backlog.0.pop_front()
-        {
-            if backlog.0.is_empty() {
-                self.backlog = None;
-            }
-            return chunk;
+        let Some(backlog) = &mut self.rest.backlog else { return self.take_open() };
+        let chunk = backlog.0.pop_front();
+        if backlog.0.is_empty() {
+            self.rest.backlog = None;
         }
-        self.due = false;
-        std::mem::replace(&mut self.open, Chunk::none())
+        chunk.unwrap_or_else(|| self.take_open())
+    }
+
+    fn take_open(&mut self) -> Chunk<T, R> {
+        self.rest.due = false;
+        Chunk {
+            id: self.rest.open,
+            first: self.rest.first,
+            items: std::mem::take(&mut self.node.open),
+            replies: Replies(self.rest.replies.0.take()),
+            span: std::mem::take(&mut self.rest.span),
+        }
+    }
+
+    fn take_all(&mut self) -> Vec<Chunk<T, R>> {
+        std::iter::from_fn(|| (!self.is_empty()).then(|| self.take_front())).collect()
+    }
+
+    /// Takes the first item of the batch to be taken next, as a batch of its own.
+    fn take_first_item(&mut self) -> Chunk<T, R> {
+        let (items, replies) = match self.rest.backlog.as_mut().and_then(|backlog| backlog.0.front_mut()) {
+            Some(chunk) => (&mut chunk.items, &mut chunk.replies),
+            None => (&mut self.node.open, &mut self.rest.replies),
+        };
+        Chunk::of_one(items.remove(0), replies.take_first(), CallerSpan::default())
     }
 
     fn line_up(&mut self, line: &mut VecDeque<Ref>) {
-        self.in_line = true;
-        line.push_back(Ref { first: self.front().first, hash: self.hash, id: self.id });
+        self.rest.in_line = true;
+        line.push_back(Ref { first: self.front().1, id: self.rest.id, hash: self.node.hash });
     }
 }
+
+/// The table's hash from the half of it that is kept: the table needs its ends to be good. Shards are told apart by the other
+/// half.
+fn spread(hash: u32) -> u64 {
+    u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+/// The keys of a shard.
+struct Keys<K, T, R> {
+    table: HashTable<Node<K, T>>,
+    rests: Vec<Rest<T, R>>,
+    /// Which of `rests` are of no key.
+    free: Vec<u32>,
+}
+
+impl<K, T, R> Keys<K, T, R> {
+    fn new() -> Self {
+        Self { table: HashTable::new(), rests: Vec::new(), free: Vec::new() }
+    }
+
+    fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// The key's node, or a new one that gets the number `id`. `None`, and nothing has changed: it would be new, and there is
+    /// no `place` for it.
+    fn enter(
+        &mut self,
+        hash: u32,
+        key: K,
+        id: u64,
+        place: impl FnOnce() -> bool,
+    ) -> Result<(Here<'_, K, T, R>, Option<K>), K>
+    where
+        K: Eq,
+    {
+        let Self { table, rests, free } = self;
+        match table.entry(spread(hash), |node| node.key == key, |node| spread(node.hash)) {
+            Entry::Occupied(entry) => {
+                let node = entry.into_mut();
+                let rest = &mut rests[node.rest as usize];
+                Ok((Here { node, rest }, Some(key)))
+            }
+            Entry::Vacant(_) if !place() => Err(key),
+            Entry::Vacant(entry) => {
+                let at = free.pop().unwrap_or(rests.len() as u32);
+                match rests.get_mut(at as usize) {
+                    Some(rest) => *rest = Rest::new(id),
+                    None => rests.push(Rest::new(id)),
+                }
+                let node = entry.insert(Node { key, open: Vec::new(), hash, rest: at }).into_mut();
+                Ok((Here { node, rest: &mut rests[at as usize] }, None))
+            }
+        }
+    }
+
+    fn find(&mut self, hash: u32, named: impl Fn(&Node<K, T>, &Rest<T, R>) -> bool) -> Option<Here<'_, K, T, R>> {
+        let Self { table, rests, .. } = self;
+        let node = table.find_mut(spread(hash), |node| named(node, &rests[node.rest as usize]))?;
+        let rest = &mut rests[node.rest as usize];
+        Some(Here { node, rest })
+    }
+
+    /// The node with this number.
+    fn node(&mut self, hash: u32, id: u64) -> Option<Here<'_, K, T, R>> {
+        self.find(hash, |_, rest| rest.id == id)
+    }
+
+    /// The node whose open batch has this number.
+    fn open(&mut self, hash: u32, id: u64) -> Option<Here<'_, K, T, R>> {
+        self.find(hash, |node, rest| rest.open == id && !node.open.is_empty())
+    }
+
+    fn is_open(&self, timer: &Ref) -> bool {
+        let named = |node: &Node<K, T>| self.rests[node.rest as usize].open == timer.id && !node.open.is_empty();
+        self.table.find(spread(timer.hash), named).is_some()
+    }
+
+    /// Forgets the node with this number, in which nothing is.
+    fn remove(&mut self, hash: u32, id: u64) -> Option<K> {
+        let Self { table, rests, free } = self;
+        let entry = table.find_entry(spread(hash), |node| rests[node.rest as usize].id == id).ok()?;
+        let (node, _) = entry.remove();
+        rests[node.rest as usize].id = NOBODY;
+        free.push(node.rest);
+        if table.capacity() > KEPT && table.len() < table.capacity() / 8 {
+            table.shrink_to(2 * table.len(), |node| spread(node.hash));
+        }
+        if rests.capacity() > KEPT && table.len() < rests.capacity() / 8 {
+            let mut kept = Vec::with_capacity(2 * table.len());
+            for node in table.iter_mut() {
+                let rest = std::mem::replace(&mut rests[node.rest as usize], Rest::new(NOBODY));
+                node.rest = kept.len() as u32;
+                kept.push(rest);
+            }
+            *rests = kept;
+            *free = Vec::new();
+        }
+        Some(node.key)
+    }
+}
+
+/// No node has this number.
+const NOBODY: u64 = u64::MAX;
 
 /// Names a node (in the line) or an open batch (in the list of timers) that may be gone.
 #[derive(Clone, Copy, Debug)]
 struct Ref {
     first: u64,
-    hash: u64,
     id: u64,
+    hash: u32,
 }
 
 /// A batch in process.
 #[derive(Debug)]
 struct Running {
-    hash: u64,
+    hash: u32,
     node: u64,
     chunk: u64,
     count: usize,
@@ -192,7 +350,7 @@ pub(super) struct Pushed<K> {
     /// The sender's key, if there is one like it.
     pub(super) spare: Option<K>,
     /// The sender's span, if the batch has one.
-    pub(super) span: CallerSpan,
+    pub(super) span: Option<CallerSpan>,
     /// The shard is due now, or has a timer that nobody knows of.
     pub(super) news: Option<News>,
 }
@@ -230,6 +388,8 @@ pub(super) struct Done<K> {
 pub(super) struct Out<K, T, R> {
     pub(super) key: K,
     pub(super) chunks: Vec<Chunk<T, R>>,
+    /// The key itself, if nothing is left of it. To be dropped without the lock.
+    pub(super) idle: Option<K>,
     /// The places that are free with them.
     pub(super) places: Places,
     /// A flush may have waited for them.
@@ -240,10 +400,8 @@ impl<K, T, R> Out<K, T, R> {
     /// A sender's item that was never in.
     pub(super) fn of_one(parcel: Parcel<K, T, R>) -> Self {
         let Parcel { key, item, reply, span } = parcel;
-        let mut chunk = Chunk::none();
-        chunk.push(item, reply);
-        chunk.span = span;
-        Self { key, chunks: vec![chunk], places: Places::default(), settled: false }
+        let chunks = vec![Chunk::of_one(item, reply, span)];
+        Self { key, chunks, idle: None, places: Places::default(), settled: false }
     }
 }
 
@@ -251,12 +409,12 @@ impl<K, T, R> Out<K, T, R> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Oldest {
     pub(super) first: u64,
-    hash: u64,
+    hash: u32,
     node: u64,
 }
 
 pub(super) struct Shard<K, T, R> {
-    table: HashTable<Node<K, T, R>>,
+    keys: Keys<K, T, R>,
     /// Open batches in the order of their first items.
     timers: VecDeque<Ref>,
     /// Nodes with a batch that is due, in the order in which they became so.
@@ -281,7 +439,7 @@ pub(super) struct Shard<K, T, R> {
 impl<K, T, R> Shard<K, T, R> {
     pub(super) fn new() -> Self {
         Self {
-            table: HashTable::new(),
+            keys: Keys::new(),
             timers: VecDeque::new(),
             line: VecDeque::new(),
             running: Vec::new(),
@@ -309,7 +467,7 @@ impl<K, T, R> Shard<K, T, R> {
     /// when the item is in, before anybody can see it.
     pub(super) fn push(
         &mut self,
-        hash: u64,
+        hash: u32,
         parcel: Parcel<K, T, R>,
         rules: &Rules,
         key_place: impl FnOnce() -> bool,
@@ -322,73 +480,56 @@ impl<K, T, R> Shard<K, T, R> {
         if self.closed {
             return Err((parcel, Refused::Closed));
         }
-        let entry = self.table.entry(hash, |node| node.key == parcel.key, |node| node.hash);
         let Parcel { key, item, reply, span } = parcel;
-        let (node, spare) = match entry {
-            Entry::Occupied(entry) => (entry.into_mut(), Some(key)),
-            Entry::Vacant(_) if !key_place() => {
-                return Err((Parcel { key, item, reply, span }, Refused::NoKey));
-            }
-            Entry::Vacant(entry) => {
-                let node = Node {
-                    key,
-                    hash,
-                    id: self.next,
-                    in_flight: 0,
-                    due: false,
-                    in_line: false,
-                    open: Chunk::none(),
-                    backlog: None,
-                };
-                (entry.insert(node).into_mut(), None)
-            }
+        let (mut here, spare) = match self.keys.enter(hash, key, self.next, key_place) {
+            Ok(entered) => entered,
+            Err(key) => return Err((Parcel { key, item, reply, span }, Refused::NoKey)),
         };
-        if node.open.items.len() >= rules.max_items {
-            // Full, and not taken yet.
-            let full = std::mem::replace(&mut node.open, Chunk::none());
-            node.due = false;
-            node.backlog.get_or_insert_with(|| Box::new(Backlog(VecDeque::new()))).0.push_back(full);
-        }
-        let mut news = None;
-        let mut spare_span = CallerSpan::default();
-        if !node.is_open() {
-            node.open.id = self.next;
-            node.open.first = now();
-            node.open.span = span;
+        let mut pushed = Pushed { spare, span: None, news: None };
+        let waiting = here.node.open.len();
+        if waiting > 0 && waiting < rules.max_items {
+            pushed.span = Some(span);
+        } else {
+            if waiting > 0 {
+                // Full, and not taken yet.
+                let full = here.take_open();
+                here.rest.backlog.get_or_insert_with(|| Box::new(Backlog(VecDeque::new()))).0.push_back(full);
+            }
+            here.rest.open = self.next;
+            here.rest.first = now();
+            here.rest.span = span;
             self.next += 1;
             if let Some(epoch) = self.epochs.back_mut() {
                 epoch.open += 1;
             }
             if rules.linger == Some(0) {
-                node.due = true;
+                here.rest.due = true;
             } else {
                 if self.timers.is_empty() && !self.queued {
-                    news = rules.deadline(node.open.first).map(News::Timer);
+                    pushed.news = rules.deadline(here.rest.first).map(News::Timer);
                 }
-                self.timers.push_back(Ref { first: node.open.first, hash, id: node.open.id });
+                self.timers.push_back(Ref { first: here.rest.first, id: here.rest.open, hash });
             }
-        } else {
-            spare_span = span;
         }
-        node.open.push(item, reply);
+        if reply.is_wanted() {
+            here.rest.replies.keep(here.node.open.len(), reply);
+        }
+        here.node.open.push(item);
         self.waiting += 1;
         accepted();
-        if !node.in_line && node.can_be_taken(rules) {
-            node.line_up(&mut self.line);
+        // Between the first item and the last one nothing gets due by an item.
+        let last = here.node.open.len();
+        if (last == 1 || last >= rules.max_items) && !here.rest.in_line && here.can_be_taken(rules) {
+            here.line_up(&mut self.line);
             if !self.queued {
                 self.queued = true;
-                news = Some(News::Due);
+                pushed.news = Some(News::Due);
             }
         }
-        if self.timers.len() > 2 * self.table.len() + KEPT {
-            self.drop_stale_timers();
+        if self.timers.len() > 2 * self.keys.len() + KEPT {
+            self.timers.retain(|timer| self.keys.is_open(timer));
         }
-        Ok(Pushed { spare, span: spare_span, news })
-    }
-
-    fn drop_stale_timers(&mut self) {
-        let table = &self.table;
-        self.timers.retain(|timer| table.find(timer.hash, |node| node.open.id == timer.id && node.is_open()).is_some());
+        Ok(pushed)
     }
 
     /// Takes a batch that is due: of the line and the timers the older one.
@@ -405,28 +546,30 @@ impl<K, T, R> Shard<K, T, R> {
                 (None, None) => return None,
             };
             let entry = if by_line { self.line.pop_front() } else { self.timers.pop_front() }?;
-            let named = |node: &Node<K, T, R>| {
-                if by_line { node.id == entry.id } else { node.open.id == entry.id && node.is_open() }
-            };
-            let Some(node) = self.table.find_mut(entry.hash, named) else { continue };
-            if by_line {
-                node.in_line = false;
+            let found = if by_line {
+                self.keys.node(entry.hash, entry.id)
             } else {
-                node.due = true;
+                self.keys.open(entry.hash, entry.id)
+            };
+            let Some(mut here) = found else { continue };
+            if by_line {
+                here.rest.in_line = false;
+            } else {
+                here.rest.due = true;
             }
-            if !node.can_be_taken(rules) {
+            if !here.can_be_taken(rules) {
                 continue;
             }
             // Before anything is changed: it is user code.
-            let key = contain(|| node.key.clone());
-            let chunk = node.take_front();
-            node.in_flight += 1;
-            if !node.in_line && node.can_be_taken(rules) {
-                node.line_up(&mut self.line);
+            let key = contain(|| here.node.key.clone());
+            let chunk = here.take_front();
+            here.rest.in_flight += 1;
+            if !here.rest.in_line && here.can_be_taken(rules) {
+                here.line_up(&mut self.line);
             }
             let count = chunk.items.len();
             self.waiting -= count;
-            self.running.push(Running { hash: node.hash, node: node.id, chunk: chunk.id, count });
+            self.running.push(Running { hash: here.node.hash, node: here.rest.id, chunk: chunk.id, count });
             return Some(Taken { key, chunk });
         }
     }
@@ -438,27 +581,22 @@ impl<K, T, R> Shard<K, T, R> {
         let Running { hash, node: id, .. } = self.running.swap_remove(at);
         done.node = id;
         // A close may have taken the node with all that waited.
-        let Ok(mut entry) = self.table.find_entry(hash, |node| node.id == id) else { return done };
-        let node = entry.get_mut();
-        node.in_flight -= 1;
-        if node.is_empty() && node.in_flight == 0 {
-            let (node, _) = entry.remove();
-            done.idle = Some(node.key);
-            self.trim();
-        } else if !node.in_line && node.can_be_taken(rules) {
-            node.line_up(&mut self.line);
+        let Some(mut here) = self.keys.node(hash, id) else { return done };
+        here.rest.in_flight -= 1;
+        if here.is_empty() && here.rest.in_flight == 0 {
+            done.idle = self.forget(hash, id);
+        } else if !here.rest.in_line && here.can_be_taken(rules) {
+            here.line_up(&mut self.line);
             done.due = !self.queued;
             self.queued = true;
         }
         done
     }
 
-    /// Gives memory back if much of it is of no use any more.
-    fn trim(&mut self) {
-        if self.table.capacity() > KEPT && self.table.len() < self.table.capacity() / 8 {
-            self.table.shrink_to(2 * self.table.len(), |node| node.hash);
-        }
-        if self.table.is_empty() {
+    /// The node is idle. What names it is of no use any more; without any keys, neither is the memory.
+    fn forget(&mut self, hash: u32, id: u64) -> Option<K> {
+        let key = self.keys.remove(hash, id);
+        if self.keys.len() == 0 {
             for line in [&mut self.timers, &mut self.line] {
                 line.clear();
                 if line.capacity() > KEPT {
@@ -466,6 +604,7 @@ impl<K, T, R> Shard<K, T, R> {
                 }
             }
         }
+        key
     }
 
     /// The batch of this number has ended; true if a flush may have waited for it.
@@ -502,31 +641,30 @@ impl<K, T, R> Shard<K, T, R> {
     }
 
     /// Makes what waits of a key due. Its node, if there is one, and below which number its batches have to be done.
-    pub(super) fn hurry_key(&mut self, hash: u64, key: &K, rules: &Rules) -> Option<(u64, u64)>
+    pub(super) fn hurry_key(&mut self, hash: u32, key: &K, rules: &Rules) -> Option<(u64, u64)>
     where
         K: Eq,
     {
-        let node = self.table.find_mut(hash, |node| node.key == *key)?;
-        node.due |= node.is_open();
-        if !node.in_line && node.can_be_taken(rules) {
-            node.line_up(&mut self.line);
+        let mut here = self.keys.find(hash, |node, _| node.key == *key)?;
+        here.rest.due |= here.is_open();
+        if !here.rest.in_line && here.can_be_taken(rules) {
+            here.line_up(&mut self.line);
         }
-        Some((node.id, self.next))
+        Some((here.rest.id, self.next))
     }
 
     /// Whether the batches of a node below this number are done.
-    pub(super) fn key_settled_below(&self, hash: u64, id: u64, below: u64) -> bool {
+    pub(super) fn key_settled_below(&mut self, hash: u32, id: u64, below: u64) -> bool {
         if self.running.iter().any(|running| running.node == id && running.chunk < below) {
             return false;
         }
-        let front = self.table.find(hash, |node| node.id == id).map(Node::front);
-        front.is_none_or(|front| front.items.is_empty() || front.id >= below)
+        self.keys.node(hash, id).is_none_or(|here| here.is_empty() || here.front().0 >= below)
     }
 
     /// When the first batch that still waits for its timer began. Drops entries of batches that are gone.
     pub(super) fn first_timer(&mut self) -> Option<u64> {
         while let Some(timer) = self.timers.front() {
-            if self.table.find(timer.hash, |node| node.open.id == timer.id && node.is_open()).is_some() {
+            if self.keys.is_open(timer) {
                 return Some(timer.first);
             }
             self.timers.pop_front();
@@ -543,23 +681,18 @@ impl<K, T, R> Shard<K, T, R> {
     /// has nothing in process.
     pub(super) fn oldest(&mut self, to_free: bool) -> Option<Oldest> {
         self.first_timer();
-        let table = &self.table;
-        while self.line.front().is_some_and(|entry| table.find(entry.hash, |node| node.id == entry.id).is_none()) {
+        while self.line.front().is_some_and(|entry| self.keys.node(entry.hash, entry.id).is_none()) {
             self.line.pop_front();
         }
-        let fits = |node: &&Node<K, T, R>| !node.is_empty() && (!to_free || node.in_flight == 0);
-        let in_line =
-            self.line.iter().find_map(|entry| table.find(entry.hash, |node| node.id == entry.id).filter(fits));
-        let by_timer = self
-            .timers
-            .iter()
-            .find_map(|entry| table.find(entry.hash, |node| node.open.id == entry.id && node.is_open()).filter(fits));
-        let held = self
-            .running
-            .iter()
-            .filter_map(|running| table.find(running.hash, |node| node.id == running.node).filter(fits));
-        let oldest = in_line.into_iter().chain(by_timer).chain(held).min_by_key(|node| node.front().first)?;
-        Some(Oldest { first: oldest.front().first, hash: oldest.hash, node: oldest.id })
+        let Self { keys, line, timers, running, .. } = self;
+        let fits = |here: Here<'_, K, T, R>| {
+            let fits = !here.is_empty() && (!to_free || here.rest.in_flight == 0);
+            fits.then(|| Oldest { first: here.front().1, hash: here.node.hash, node: here.rest.id })
+        };
+        let in_line = line.iter().find_map(|entry| keys.node(entry.hash, entry.id).and_then(fits));
+        let by_timer = timers.iter().find_map(|entry| keys.open(entry.hash, entry.id).and_then(fits));
+        let held = running.iter().filter_map(|running| keys.node(running.hash, running.node).and_then(fits));
+        held.chain(in_line).chain(by_timer).min_by_key(|oldest| oldest.first)
     }
 
     /// Takes the oldest item of that node out; or all of them, if `to_free`. Nothing, if they are gone.
@@ -567,48 +700,41 @@ impl<K, T, R> Shard<K, T, R> {
     where
         K: Clone,
     {
-        let mut entry = self.table.find_entry(oldest.hash, |node| node.id == oldest.node).ok()?;
-        let node = entry.get_mut();
-        if node.is_empty() || (to_free && node.in_flight > 0) {
+        let Oldest { hash, node: id, .. } = oldest;
+        let mut here = self.keys.node(hash, id)?;
+        if here.is_empty() || (to_free && here.rest.in_flight > 0) {
             return None;
         }
-        if !to_free && node.front().items.len() > 1 {
-            // Before anything is changed: it is user code.
-            let key = node.key.clone();
-            let chunks = vec![node.front_mut().split_first()];
+        // Before anything is changed: it is user code.
+        let key = here.node.key.clone();
+        if !to_free && here.front().2 > 1 {
+            let chunks = vec![here.take_first_item()];
             self.waiting -= 1;
-            return Some(Out { key, chunks, places: Places::ITEM, settled: false });
+            return Some(Out { key, chunks, idle: None, places: Places::ITEM, settled: false });
         }
-        let mut out = if to_free || (node.in_flight == 0 && node.backlog.is_none()) {
-            let (mut node, _) = entry.remove();
-            let mut chunks = Vec::new();
-            while !node.is_empty() {
-                chunks.push(node.take_front());
-            }
-            Out { key: node.key, chunks, places: Places::KEY, settled: false }
-        } else {
-            let key = node.key.clone();
-            Out { key, chunks: vec![node.take_front()], places: Places::default(), settled: false }
-        };
+        let chunks = if to_free { here.take_all() } else { vec![here.take_front()] };
+        let idle = here.is_empty() && here.rest.in_flight == 0;
+        let mut out = Out { key, chunks, idle: None, places: Places::default(), settled: false };
         self.account(&mut out);
-        self.trim();
+        if idle {
+            out.idle = self.forget(hash, id);
+            out.places.keys = 1;
+        }
         Some(out)
     }
 
     /// Takes everything out that is not in process.
     pub(super) fn take_back(&mut self) -> Vec<Out<K, T, R>> {
-        let table = std::mem::take(&mut self.table);
+        let Keys { table, mut rests, .. } = std::mem::replace(&mut self.keys, Keys::new());
         let mut outs = Vec::with_capacity(table.len());
         for mut node in table {
-            let mut chunks = Vec::new();
-            while !node.is_empty() {
-                chunks.push(node.take_front());
-            }
-            let mut out = Out { key: node.key, chunks, places: Places::KEY, settled: false };
+            let chunks = Here { rest: &mut rests[node.rest as usize], node: &mut node }.take_all();
+            let mut out = Out { key: node.key, chunks, idle: None, places: Places::KEY, settled: false };
             self.account(&mut out);
             outs.push(out);
         }
-        self.trim();
+        self.timers = VecDeque::new();
+        self.line = VecDeque::new();
         outs
     }
 
@@ -638,7 +764,7 @@ mod tests {
 
     fn push(shard: &mut Shard<u64, u64, ()>, key: u64) {
         let parcel = Parcel { key, item: key, reply: Reply::none(), span: CallerSpan::default() };
-        let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let hash = (key as u32).wrapping_mul(0x9e37_79b9);
         let pushed = shard.push(hash, parcel, &RULES, || true, || 0, || ());
         assert!(pushed.is_ok());
     }
@@ -674,7 +800,7 @@ mod tests {
         let full = || Rules { max_items: 1, linger: None, ..RULES };
         for key in 0..KEYS {
             let parcel = Parcel { key, item: key, reply: Reply::none(), span: CallerSpan::default() };
-            assert!(shard.push(key, parcel, &full(), || true, || 0, || ()).is_ok());
+            assert!(shard.push(key as u32, parcel, &full(), || true, || 0, || ()).is_ok());
             let id = shard.take(0, &full()).map(|taken: super::Taken<u64, u64, ()>| taken.chunk.id);
             assert!(shard.done(id.unwrap(), &full()).idle.is_some());
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fullbore_core::{Event, Failure, Locked, contain};
+use fullbore_core::{Event, Failure, Locked, Serve, contain};
 use fullbore_metrics::Outcome;
 
 use super::engine::Shared;
@@ -45,36 +45,71 @@ struct Worker<'a, K, T, R> {
     found: Vec<usize>,
 }
 
+/// A batch that has been processed and answered, and is still to be ended in its shard.
+struct Ended<K> {
+    chunk: u64,
+    key: Result<K, Failure>,
+    /// Not given back yet.
+    places: Places,
+}
+
 impl<K: Clone, T, R> Worker<'_, K, T, R> {
     fn run(&mut self) {
         let limit = if self.shared.config.workers == 1 { VISIT } else { 1 };
         while let Some(at) = self.next_shard() {
+            let mut ended = None;
             for n in 1..=limit {
-                let Some(taken) = self.take(at, n == limit) else { break };
+                let Some(taken) = self.step(at, ended.take(), Some(n == limit)) else { break };
                 self.worked = true;
-                self.process(at, taken);
+                ended = Some(self.process(taken));
+            }
+            if ended.is_some() {
+                self.step(at, ended, None);
             }
         }
     }
 
-    /// A batch of the shard. If there is none, or if it is the `last` one of this visit, the shard is left: with what the hub
-    /// has to know of it.
-    fn take(&mut self, at: usize, last: bool) -> Option<Taken<K, T, R>> {
-        let rules = &self.shared.rules;
-        let mut shard = self.shared.shard(at);
-        let taken = shard.take(self.now, rules);
-        if taken.is_some() && !last {
-            return taken;
+    /// Ends a batch, and takes one if asked to: in one critical section. If there is none, or if it is the `last` one of this
+    /// visit, the shard is left: with what the hub has to know of it.
+    fn step(&mut self, at: usize, ended: Option<Ended<K>>, last: Option<bool>) -> Option<Taken<K, T, R>> {
+        let shared = self.shared;
+        let rules = &shared.rules;
+        let mut shard = shared.shard(at);
+        let (mut due, mut wanted, mut keys) = (false, false, (None, None));
+        if let Some(Ended { chunk, key, places }) = ended {
+            let done = shard.done(chunk, rules);
+            // Before the flush that waits for it can go on.
+            let places = Places { keys: u32::from(done.idle.is_some()), ..places };
+            wanted = !places.is_none() && shared.room.give(places);
+            if done.settled {
+                shard.notify_all(|shard| &mut shard.progress);
+            }
+            if !shard.key_progress.is_empty() {
+                let of_key = |node| if node == done.node { Serve::Nudge } else { Serve::Skip };
+                shard.serve(|shard| &mut shard.key_progress, |_, waiter, _| of_key(*waiter.tag));
+            }
+            due = done.due;
+            keys = (key.ok(), done.idle);
         }
-        shard.queued = shard.is_due(self.now, rules);
-        let news = if shard.queued {
-            Some(News::Due)
-        } else {
-            shard.first_timer().and_then(|first| rules.deadline(first)).map(News::Timer)
-        };
+        let taken = if last.is_some() { shard.take(self.now, rules) } else { None };
+        let mut timer = None;
+        if last.is_some_and(|last| last || taken.is_none()) {
+            due = shard.is_due(self.now, rules);
+            shard.queued = due;
+            timer = if due { None } else { shard.first_timer().and_then(|first| rules.deadline(first)) };
+        }
         drop(shard);
-        if let Some(news) = news {
-            self.shared.tell(at, news);
+        if due {
+            shared.tell(at, News::Due);
+        } else if let Some(timer) = timer {
+            shared.tell(at, News::Timer(timer));
+        }
+        if wanted {
+            hub::serve_line(&mut shared.lock_hub(), &shared.room);
+        }
+        if std::mem::needs_drop::<K>() {
+            shared.user_code(move || drop(keys.0));
+            shared.user_code(move || drop(keys.1));
         }
         taken
     }
@@ -84,13 +119,13 @@ impl<K: Clone, T, R> Worker<'_, K, T, R> {
         let shared = self.shared;
         let mut hub = shared.lock_hub();
         loop {
-            if hub.alarm.is_some_and(|alarm| alarm <= self.now) {
+            if hub.alarm().is_some_and(|alarm| alarm <= self.now) {
                 self.scan(&mut hub);
             }
             if let Some(at) = hub::next_due(&mut hub) {
                 return Some(at);
             }
-            let stale = std::mem::take(&mut self.worked) && hub.alarm.is_some();
+            let stale = std::mem::take(&mut self.worked) && hub.alarm().is_some();
             if shared.room.is_pressed() || hub.closed || stale {
                 self.scan(&mut hub);
                 if hub.has_due() {
@@ -110,7 +145,7 @@ impl<K: Clone, T, R> Worker<'_, K, T, R> {
     /// Looks at all shards: puts those that are due into the hub's line, and the alarm right. If none is and there is
     /// pressure, the oldest open batch becomes due.
     fn scan(&mut self, hub: &mut Locked<'_, Hub>) {
-        hub.alarm = None;
+        hub.forget_alarm();
         let (pressed, closed) = (self.shared.room.relieve(), hub.closed);
         let next = hub.released(|| {
             let (next, oldest) = self.look(closed);
@@ -125,7 +160,9 @@ impl<K: Clone, T, R> Worker<'_, K, T, R> {
         for at in self.found.drain(..) {
             hub.add(at);
         }
-        hub.alarm = sooner(hub.alarm, next);
+        if let Some(at) = next {
+            hub::tell_timer(hub, at);
+        }
     }
 
     /// Finds the shards that are due. When the next one will be, and which has the oldest open batch.
@@ -161,7 +198,7 @@ impl<K: Clone, T, R> Worker<'_, K, T, R> {
         }
     }
 
-    fn process(&mut self, at: usize, taken: Taken<K, T, R>) {
+    fn process(&mut self, taken: Taken<K, T, R>) -> Ended<K> {
         let shared = self.shared;
         let Taken { key, chunk } = taken;
         let (id, began) = (chunk.id, self.now);
@@ -195,33 +232,12 @@ impl<K: Clone, T, R> Worker<'_, K, T, R> {
             shared.station.ended(Outcome::Failed, count - served);
         }
         // Who has a result finds its item counted and its place free; who has flushed finds every result there.
-        shared.release(Places { items: count as u32, keys: 0 });
+        let mut places = Places { items: count as u32, keys: 0 };
+        if replies.is_some() || shared.room.is_wanted() {
+            shared.release(std::mem::take(&mut places));
+        }
         self.answer(outcomes, replies);
-        let rules = &shared.rules;
-        let mut shard = shared.shard(at);
-        let done = shard.done(id, rules);
-        if done.settled {
-            shard.notify_all(|shard| &mut shard.progress);
-        }
-        if !shard.key_progress.is_empty() {
-            shard.serve(
-                |shard| &mut shard.key_progress,
-                |_, waiter, _| {
-                    if *waiter.tag == done.node { fullbore_core::Serve::Nudge } else { fullbore_core::Serve::Skip }
-                },
-            );
-        }
-        // Before the flush that waits for it can go on.
-        let wanted = done.idle.is_some() && shared.room.give(Places::KEY);
-        drop(shard);
-        if done.due {
-            shared.tell(at, News::Due);
-        }
-        if wanted {
-            hub::serve_line(&mut shared.lock_hub(), &shared.room);
-        }
-        shared.user_code(move || drop(key));
-        shared.user_code(move || drop(done.idle));
+        Ended { chunk: id, key, places }
     }
 
     fn answer(&self, outcomes: Kind<R>, replies: Option<Vec<Reply<R>>>) {
