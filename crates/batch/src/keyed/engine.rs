@@ -343,8 +343,10 @@ impl<K: Hash + Eq + Clone, T, R> Shared<K, T, R> {
                 let until = match (self.config.overflow, patience) {
                     (Overflow::DropOldest, _) => {
                         if let Some(out) = self.displace(want) {
-                            self.release(out.places);
-                            displaced.push(out);
+                            if let Some(out) = out {
+                                self.release(out.places);
+                                displaced.push(out);
+                            }
                             continue;
                         }
                         // Everything is in process: of those that wait, this one is the oldest.
@@ -410,21 +412,19 @@ impl<K: Hash + Eq + Clone, T, R> Shared<K, T, R> {
     }
 
     /// Takes out the item that waits longest; if it is keys that there are too many of, all items of the key with the
-    /// oldest batch.
-    fn displace(&self, want: Places) -> Option<Out<K, T, R>> {
+    /// oldest batch. `None`: none waits; none within: it is gone already, and with it perhaps the want of room.
+    fn displace(&self, want: Places) -> Option<Option<Out<K, T, R>>> {
         let to_free = want.keys > 0 && self.room.free().items > 0;
         let oldest = (0..self.shards.len()).filter_map(|at| Some((at, self.shard(at).oldest(to_free)?)));
         let (at, oldest) = oldest.min_by_key(|(_, oldest)| oldest.first)?;
         let mut shard = self.shard(at);
-        // Taken meanwhile: as if the next one in that shard had been found.
-        let oldest = shard.oldest(to_free).unwrap_or(oldest);
-        let out = shard.displace(oldest, to_free)?;
-        self.station.departed(Departure::Dropped, out.places.items as usize);
+        let Some(out) = shard.displace(oldest, to_free) else { return Some(None) };
+        self.station.departed(Departure::Dropped, out.chunks.iter().map(|chunk| chunk.items.len()).sum());
         if out.settled {
             shard.notify_all(|shard| &mut shard.progress);
         }
         shard.notify_all(|shard| &mut shard.key_progress);
-        Some(out)
+        Some(Some(out))
     }
 
     /// Displaced items go to the hook on the sender's thread, after its own item is in. A panic goes to the sender, and costs no

@@ -18,9 +18,10 @@ use crate::ticket::Reply;
 /// The process function, whatever it returns.
 pub(super) type Process<K, T, R> = Arc<dyn Fn(&K, Batch<T>) -> Outcomes<R> + Send + Sync>;
 
-/// So many batches of a shard a lone worker processes before it looks at the others. With several workers it is one: the
-/// next batch may be another's.
+/// So many batches of a shard a lone worker processes before it looks at the others, if they do not take longer than this many
+/// nanoseconds. With several workers it is one: the next batch may be another's.
 const VISIT: usize = 32;
+const VISIT_NANOS: u64 = 1_000_000;
 
 /// Works until a close is through.
 pub(super) fn run<K: Clone, T, R>(shared: Arc<Shared<K, T, R>>, process: Process<K, T, R>) {
@@ -57,11 +58,16 @@ impl<K: Clone, T, R> Worker<'_, K, T, R> {
     fn run(&mut self) {
         let limit = if self.shared.config.workers == 1 { VISIT } else { 1 };
         while let Some(at) = self.next_shard() {
+            let until = self.now.saturating_add(VISIT_NANOS);
             let mut ended = None;
             for n in 1..=limit {
-                let Some(taken) = self.step(at, ended.take(), Some(n == limit)) else { break };
+                let last = n == limit || self.now >= until;
+                let Some(taken) = self.step(at, ended.take(), Some(last)) else { break };
                 self.worked = true;
                 ended = Some(self.process(taken));
+                if last {
+                    break;
+                }
             }
             if ended.is_some() {
                 self.step(at, ended, None);
