@@ -133,6 +133,31 @@ fn what_is_accepted_is_done_or_handed_back_whenever_it_closes() {
 }
 
 #[test]
+fn a_close_while_a_worker_looks_at_the_timers_leaves_nothing() {
+    model(|| {
+        let world = World::new(|builder| builder.max_items(2).linger(SECOND));
+        // When the full one is done its worker looks at the timers, for the alarm may have been that of its batch.
+        assert_eq!(world.send(&[(1, 1), (1, 2), (2, 4)]), 7);
+        let (worker, closer) = (world.worker(), world.closer(Duration::MAX));
+        assert_eq!(closer.join().unwrap(), 0);
+        worker.join().unwrap();
+        assert_eq!(world.done(), 7);
+    });
+}
+
+#[test]
+fn pressure_outlives_a_look_at_what_others_have_in_hand() {
+    model(|| {
+        let world = World::new(|builder| builder.max_items(2).max_keys(1).workers(2).linger(Duration::MAX));
+        // A full batch and an open one: if the full one was in hand when the sender got in line, the open one is still to go.
+        assert_eq!(world.send(&[(1, 1), (1, 2), (1, 4)]), 7);
+        let workers = [world.worker(), world.worker()];
+        assert_eq!(world.send(&[(2, 8)]), 8);
+        world.end(workers);
+    });
+}
+
+#[test]
 fn senders_wait_for_room_and_get_it() {
     model(|| {
         // No batch is ever full, nor is time up: only want of room makes them due.

@@ -286,7 +286,7 @@ impl<K, T> KeyedBatcherBuilder<K, T> {
             let items = batch.len();
             process(key, batch).into_outcomes(items)
         });
-        KeyedBatcher::start(Shared::new(config, capacity, &clock, dead_letter), process)
+        KeyedBatcher::start(Shared::new(config, capacity, &clock, dead_letter), &process)
     }
 }
 

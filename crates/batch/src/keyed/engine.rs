@@ -1,23 +1,22 @@
-//! What the owner, its handles and the workers have in common: the way in, flush and close. `README.md` beside this file has the
+//! What the owner, its handles and the workers have in common: the shards, flush and close. `README.md` beside this file has the
 //! protocol.
 
 use std::hash::{BuildHasher, Hash, RandomState};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use fullbore_core::{
-    BuildError, CallerSpan, Clock, Crew, Event, Events, Failure, FlushError, Leftover, Locked, Monitor, Overflow,
-    Patience, Refusal, SendError, Undelivered, contain, earlier,
+    BuildError, Clock, Crew, Event, Events, Failure, FlushError, Leftover, Locked, Monitor, Undelivered, contain,
 };
 use fullbore_metrics::{Departure, Station, StationKind};
 
+use super::chunk::Chunk;
 use super::config::{KeyedConfig, KeyedDeadLetter};
 use super::hub::{self, Hub};
 use super::inside;
 use super::room::{Places, Room};
-use super::shard::{Chunk, News, Out, Parcel, Pushed, Refused, Rules, Shard};
+use super::shard::{News, Out, Rules, Shard};
 use super::worker::{self, Process};
 use crate::ticket::Reply;
 
@@ -36,14 +35,16 @@ const SHARD_BITS_AT: u32 = 32;
 #[repr(align(128))]
 pub(super) struct Padded<S>(pub(super) S);
 
+type Part<K, T, R> = Padded<Monitor<Shard<K, T, R>>>;
+
 pub(super) struct Shared<K, T, R> {
-    pub(super) shards: Box<[Padded<Monitor<Shard<K, T, R>>>]>,
+    pub(super) shards: Box<[Part<K, T, R>]>,
     pub(super) hub: Padded<Monitor<Hub>>,
     pub(super) room: Room,
     pub(super) rules: Rules,
     pub(super) station: Station,
     pub(super) events: Events,
-    hasher: RandomState,
+    pub(super) hasher: RandomState,
     /// What the times in shards and hub count from.
     born: Instant,
     closed: AtomicBool,
@@ -130,7 +131,7 @@ impl<K, T, R> Shared<K, T, R> {
         self.hub.0.lock()
     }
 
-    fn shard_of(&self, hash: u64) -> usize {
+    pub(super) fn shard_of(&self, hash: u64) -> usize {
         (hash >> SHARD_BITS_AT) as usize & (self.shards.len() - 1)
     }
 
@@ -159,7 +160,7 @@ impl<K, T, R> Shared<K, T, R> {
     }
 
     /// Somebody finds no room: an idle worker is to see to it.
-    fn press(&self) {
+    pub(super) fn press(&self) {
         if self.room.press() {
             hub::wake(&mut self.lock_hub());
         }
@@ -248,7 +249,8 @@ impl<K, T, R> Shared<K, T, R> {
             self.crew.join(self.clock().after(patience))
         };
         if in_flight > 0 || !stuck.is_empty() {
-            self.events.emit(Event::Abandoned, || format!("{in_flight} items in process"));
+            // A subscriber is user code, and the items are not handed over yet.
+            contain(|| self.events.emit(Event::Abandoned, || format!("{in_flight} items in process"))).ok();
         }
         Left { outs, in_flight, stuck }
     }
@@ -279,8 +281,12 @@ impl<K, T, R> Shared<K, T, R> {
     }
 
     /// An accepted item, counted as dropped. The hook and the item's destructor come last: they are user code.
-    fn give_up(&self, key: &K, item: T, reply: Reply<R>, failure: Failure) {
-        reply.resolve(Err(failure.clone()));
+    pub(super) fn give_up(&self, key: &K, item: T, reply: Reply<R>, failure: Failure) {
+        self.user_code(|| reply.resolve(Err(failure.clone())));
+        self.bury(key, item, failure);
+    }
+
+    fn bury(&self, key: &K, item: T, failure: Failure) {
         match &self.dead_letter {
             Some(hook) => {
                 self.events.emit(Event::DeadLetter, || &failure);
@@ -291,176 +297,14 @@ impl<K, T, R> Shared<K, T, R> {
     }
 }
 
-/// Places that go back if they are not used: the user's `Eq` may panic.
-struct Held<'a, K, T, R> {
-    shared: &'a Shared<K, T, R>,
-    places: Places,
-}
-
-impl<K, T, R> Drop for Held<'_, K, T, R> {
-    fn drop(&mut self) {
-        self.shared.release(self.places);
-    }
-}
-
 impl<K: Hash + Eq + Clone, T, R> Shared<K, T, R> {
-    /// Offers an item, waiting for room as `patience` says; in the process function, which alone can make room, never.
-    pub(super) fn offer(&self, key: K, item: T, reply: Reply<R>, patience: Patience) -> Result<(), SendError<(K, T)>> {
-        let hash = self.hasher.hash_one(&key);
-        let parcel = Parcel { key, item, reply, span: CallerSpan::current() };
-        // Most items find room and their key.
-        let refused = if self.room.take(Places::ITEM) {
-            match self.put(hash, parcel, Places::ITEM) {
-                Ok(()) => return Ok(()),
-                Err((parcel, Refused::Closed)) => Err((parcel, Refusal::Closed)),
-                Err((parcel, Refused::NoKey)) => self.offer_slowly(hash, parcel, Places::BOTH, patience),
-            }
-        } else {
-            self.offer_slowly(hash, parcel, Places::ITEM, patience)
-        };
-        refused.map_err(|(Parcel { key, item, .. }, reason)| {
-            self.station.refused(1);
-            SendError::new((key, item), reason)
-        })
-    }
-
-    #[cold]
-    fn offer_slowly(
-        &self,
-        hash: u64,
-        mut parcel: Parcel<K, T, R>,
-        mut want: Places,
-        patience: Patience,
-    ) -> Result<(), (Parcel<K, T, R>, Refusal)> {
-        let patience = if self.is_inside() { Patience::Try } else { patience };
-        let mut deadline = None;
-        let mut displaced = Vec::new();
-        let outcome = loop {
-            if self.is_closed() {
-                break Err((parcel, Refusal::Closed));
-            }
-            if !self.room.take(want) {
-                let until = match (self.config.overflow, patience) {
-                    (Overflow::DropOldest, _) => {
-                        if let Some(out) = self.displace(want) {
-                            if let Some(out) = out {
-                                self.release(out.places);
-                                displaced.push(out);
-                            }
-                            continue;
-                        }
-                        // Everything is in process: of those that wait, this one is the oldest.
-                        self.station.arrived(1);
-                        self.station.departed(Departure::Dropped, 1);
-                        displaced.push(Out::of_one(parcel));
-                        break Ok(());
-                    }
-                    (Overflow::BlockFor(limit), Patience::Policy(cap)) => {
-                        *deadline.get_or_insert_with(|| earlier(self.clock().after(limit), cap))
-                    }
-                    (Overflow::Block, Patience::Policy(cap)) => cap,
-                    // `Reject`, or the call does not wait.
-                    _ => {
-                        self.press();
-                        break Err((parcel, Refusal::Full));
-                    }
-                };
-                let waited = hub::wait_for_room(&mut self.lock_hub(), &self.room, want, until);
-                if let Err(reason) = waited {
-                    break Err((parcel, reason));
-                }
-            }
-            match self.put(hash, parcel, want) {
-                Ok(()) => break Ok(()),
-                Err((back, Refused::Closed)) => break Err((back, Refusal::Closed)),
-                Err((back, Refused::NoKey)) => {
-                    parcel = back;
-                    want = Places::BOTH;
-                }
-            }
-        };
-        self.give_out_all(displaced);
-        outcome
-    }
-
-    /// Puts an item into its shard, in places that are taken.
-    fn put(&self, hash: u64, parcel: Parcel<K, T, R>, places: Places) -> Result<(), (Parcel<K, T, R>, Refused)> {
-        let mut held = Held { shared: self, places };
-        let at = self.shard_of(hash);
-        let mut shard = self.shard(at);
-        let pushed = shard.push(
-            hash as u32,
-            parcel,
-            &self.rules,
-            || places.keys > 0 || self.room.take(Places::KEY),
-            || self.now(),
-            || self.station.arrived(1),
-        );
-        drop(shard);
-        let pushed = pushed?;
-        // It took a key's place that it did not need.
-        held.places = if pushed.spare.is_some() { Places { items: 0, ..places } } else { Places::default() };
-        drop(held);
-        let Pushed { spare: _spare, span: _span, news } = pushed;
-        if let Some(news) = news {
-            self.tell(at, news);
-        }
-        if self.room.is_short() {
-            self.press();
-        }
-        Ok(())
-    }
-
-    /// Takes out the item that waits longest; if it is keys that there are too many of, all items of the key with the
-    /// oldest batch. `None`: none waits; none within: it is gone already, and with it perhaps the want of room.
-    fn displace(&self, want: Places) -> Option<Option<Out<K, T, R>>> {
-        let to_free = want.keys > 0 && self.room.free().items > 0;
-        let oldest = (0..self.shards.len()).filter_map(|at| Some((at, self.shard(at).oldest(to_free)?)));
-        let (at, oldest) = oldest.min_by_key(|(_, oldest)| oldest.first)?;
-        let mut shard = self.shard(at);
-        let Some(out) = shard.displace(oldest, to_free) else { return Some(None) };
-        self.station.departed(Departure::Dropped, out.chunks.iter().map(|chunk| chunk.items.len()).sum());
-        if out.settled {
-            shard.notify_all(|shard| &mut shard.progress);
-        }
-        shard.notify_all(|shard| &mut shard.key_progress);
-        Some(Some(out))
-    }
-
-    /// Displaced items go to the hook on the sender's thread, after its own item is in. A panic goes to the sender, and costs no
-    /// other item its dead letter.
-    fn give_out_all(&self, outs: Vec<Out<K, T, R>>) {
-        let mut panic = None;
-        let mut guarded = |f: &mut dyn FnMut()| {
-            if let Err(payload) = catch_unwind(AssertUnwindSafe(f)) {
-                panic.get_or_insert(payload);
-            }
-        };
-        for Out { key, chunks, idle, .. } in outs {
-            for (item, reply) in chunks.into_iter().flat_map(Chunk::pairs) {
-                let mut gone = Some((item, reply));
-                guarded(&mut || {
-                    if let Some((item, reply)) = gone.take() {
-                        self.give_up(&key, item, reply, Failure::Dropped);
-                    }
-                });
-            }
-            for key in [Some(key), idle] {
-                let mut gone = key;
-                guarded(&mut || drop(gone.take()));
-            }
-        }
-        if let Some(payload) = panic {
-            resume_unwind(payload);
-        }
-    }
-
     pub(super) fn flush_key(&self, key: &K, deadline: Option<Instant>) -> Result<(), FlushError> {
         let deadline = self.unless_inside(deadline);
         let hash = self.hasher.hash_one(key);
         let at = self.shard_of(hash);
         let mut shard = self.shard(at);
-        let Some((node, below)) = shard.hurry_key(hash as u32, key, &self.rules) else { return Ok(()) };
+        let seat = shard.seat(hash as u32, key);
+        let Some((below, node)) = shard.hurry_key(seat, &self.rules) else { return Ok(()) };
         let due = !shard.queued;
         shard.queued = true;
         if due {
@@ -469,8 +313,8 @@ impl<K: Hash + Eq + Clone, T, R> Shared<K, T, R> {
         let settled = shard.wait_turn(
             |shard| &mut shard.key_progress,
             deadline,
-            node,
-            |shard| shard.key_settled_below(hash as u32, node, below).then_some(()),
+            seat.hash,
+            |shard| shard.key_settled_below(seat.hash, node, below).then_some(()),
         );
         drop(shard);
         settled.ok_or_else(|| self.unflushed())
@@ -479,22 +323,28 @@ impl<K: Hash + Eq + Clone, T, R> Shared<K, T, R> {
     /// What was left goes back to whoever closed, the oldest batches first.
     pub(super) fn close_and_return(&self, deadline: Option<Instant>) -> Result<(), Undelivered<(K, T)>> {
         let Left { outs, in_flight, stuck } = self.close(deadline, Departure::Returned);
-        let mut batches: Vec<(K, Chunk<T, R>)> = outs
-            .into_iter()
-            .flat_map(|Out { key, chunks, .. }| {
-                let keys = std::iter::repeat_n(key, chunks.len());
-                keys.zip(chunks)
-            })
-            .collect();
+        let (mut keys, mut batches) = (Vec::with_capacity(outs.len()), Vec::new());
+        for Out { key, chunks, .. } in outs {
+            batches.extend(chunks.into_iter().map(|chunk| (keys.len(), chunk)));
+            keys.push(key);
+        }
         batches.sort_by_key(|(_, chunk)| chunk.first);
         let mut items = Vec::new();
         for (key, chunk) in batches {
-            let keys = std::iter::repeat_n(key, chunk.items.len());
-            for (key, (item, reply)) in keys.zip(chunk.pairs()) {
-                reply.resolve(Err(Failure::Closed));
-                items.push((key, item));
+            let key = &keys[key];
+            for (item, reply) in chunk.pairs() {
+                self.user_code(|| reply.resolve(Err(Failure::Closed)));
+                match contain(|| key.clone()) {
+                    Ok(key) => items.push((key, item)),
+                    Err(panicked) => {
+                        // Without a key it cannot go back. The others can.
+                        self.say(Event::Panic, &panicked);
+                        self.user_code(|| self.bury(key, item, Failure::Closed));
+                    }
+                }
             }
         }
+        keys.into_iter().for_each(|key| self.user_code(move || drop(key)));
         Undelivered::new(items, in_flight, stuck).into_result()
     }
 }

@@ -12,6 +12,8 @@ pub(super) struct Hub {
     /// No timer that anybody has told of is earlier.
     alarm: Option<u64>,
     pub(super) closed: bool,
+    /// Somebody found no room, and what could make some was in hands already: who comes back from work looks again.
+    pub(super) unrelieved: bool,
     /// A worker sleeps until then, or until it is woken. It is the keeper of the alarm.
     kept: Option<Option<u64>>,
     /// Workers with nothing to do,
@@ -36,6 +38,7 @@ impl Hub {
             due: VecDeque::new(),
             alarm: None,
             closed: false,
+            unrelieved: false,
             kept: None,
             workers: Waiters::of(WaitFor::Work),
             keeper: Waiters::of(WaitFor::Work),

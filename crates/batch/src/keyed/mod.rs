@@ -1,10 +1,13 @@
 //! Batches by key: one open batch for each key, few threads for all of them. `README.md` beside this file has the states of a
 //! key and the invariants.
 
+mod chunk;
 mod config;
 mod engine;
 mod hub;
 mod inside;
+mod keys;
+mod offer;
 mod room;
 mod shard;
 mod sync;
@@ -299,15 +302,15 @@ where
     R: Send + 'static,
 {
     /// With its threads; if one cannot be had, those that can are ended.
-    fn start(shared: Shared<K, T, R>, process: Process<K, T, R>) -> Result<Self, BuildError> {
+    fn start(shared: Shared<K, T, R>, process: &Process<K, T, R>) -> Result<Self, BuildError> {
         let threads = if cfg!(fullbore_loom) { 0 } else { shared.config.workers };
         let batcher = Self {
             shared: Arc::new(shared),
             #[cfg(fullbore_loom)]
-            process: Arc::clone(&process),
+            process: Arc::clone(process),
         };
         for _ in 0..threads {
-            batcher.shared.spawn_worker(&process)?;
+            batcher.shared.spawn_worker(process)?;
         }
         Ok(batcher)
     }

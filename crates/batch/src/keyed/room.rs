@@ -65,22 +65,27 @@ impl Room {
     // numbers, and so in one order with them for everybody. AcqRel is for whoever reasons from "there is room" to "it is
     // done", as a test does.
 
-    fn fits(&self, word: u64, want: Places) -> bool {
+    fn fits_in(&self, word: u64, want: Places) -> bool {
         let used = Places::of_word(word);
         (want.items == 0 || used.items < self.limit.items) && (want.keys == 0 || used.keys < self.limit.keys)
+    }
+
+    /// Whether there is an item's or key's place now, or both.
+    pub(super) fn fits(&self, want: Places) -> bool {
+        self.fits_in(self.word.load(Ordering::Acquire), want)
     }
 
     /// Takes one item's or key's place, or both, if there are.
     pub(super) fn take(&self, want: Places) -> bool {
         let taken = self.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
-            self.fits(word, want).then(|| word + want.word())
+            self.fits_in(word, want).then(|| word + want.word())
         });
         taken.is_ok()
     }
 
     /// The same; if there are none, says so to whoever gives some back from now on. Under the hub's lock.
     pub(super) fn take_or_want(&self, want: Places) -> bool {
-        let fits = |word| self.fits(word, want);
+        let fits = |word| self.fits_in(word, want);
         let before = self.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
             Some(if fits(word) { word + want.word() } else { word | WANTED })
         });
@@ -132,11 +137,6 @@ impl Room {
 
     /// Takes the pressure off; true if it was on. Under the hub's lock.
     pub(super) fn relieve(&self) -> bool {
-        self.pressed.swap(false, Ordering::SeqCst)
-    }
-
-    /// Whether the pressure is on.
-    pub(super) fn is_pressed(&self) -> bool {
-        self.pressed.load(Ordering::SeqCst)
+        self.pressed.load(Ordering::SeqCst) && self.pressed.swap(false, Ordering::SeqCst)
     }
 }

@@ -4,14 +4,13 @@
 use std::collections::VecDeque;
 
 use fullbore_core::{CallerSpan, Failure, Waiters, contain};
-use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
 
+use super::chunk::{Chunk, Parcel};
+use super::keys::{Here, Keys, Line, Seat};
 use super::room::Places;
-use crate::ticket::Reply;
 
-/// Above so many places a table or a line that is nearly empty gives memory back.
-const KEPT: usize = 64;
+/// Above so many places a table or a list that is nearly empty gives memory back.
+pub(super) const KEPT: usize = 64;
 
 /// What makes a batch due, and when it may be taken.
 #[derive(Clone, Copy, Debug)]
@@ -28,294 +27,11 @@ impl Rules {
     }
 }
 
-/// What a sender brings.
-pub(super) struct Parcel<K, T, R> {
-    pub(super) key: K,
-    pub(super) item: T,
-    pub(super) reply: Reply<R>,
-    pub(super) span: CallerSpan,
-}
-
-/// Items of one key on their way to one call of the process function.
-pub(super) struct Chunk<T, R> {
-    /// Its number in the shard, ascending.
-    pub(super) id: u64,
-    /// When its first item was accepted.
-    pub(super) first: u64,
-    pub(super) items: Vec<T>,
-    replies: Replies<R>,
-    /// The first item's.
-    pub(super) span: CallerSpan,
-}
-
-/// Those of a batch's items, as far as the last one that is wanted. Boxed, for most batches have none.
-struct Replies<R>(Option<Box<Vec<Reply<R>>>>);
-
-impl<R> Replies<R> {
-    /// Keeps the reply of the item with this number.
-    fn keep(&mut self, at: usize, reply: Reply<R>) {
-        let replies = self.0.get_or_insert_default();
-        replies.resize_with(at, Reply::none);
-        replies.push(reply);
-    }
-
-    fn take_first(&mut self) -> Reply<R> {
-        match &mut self.0 {
-            Some(replies) if !replies.is_empty() => replies.remove(0),
-            _ => Reply::none(),
-        }
-    }
-}
-
-/// Boxed, for most keys have none.
-struct Backlog<T, R>(VecDeque<Chunk<T, R>>);
-
-impl<T, R> Chunk<T, R> {
-    /// An item as a batch of its own.
-    fn of_one(item: T, reply: Reply<R>, span: CallerSpan) -> Self {
-        let mut replies = Replies(None);
-        replies.keep(0, reply);
-        Self { id: 0, first: 0, items: vec![item], replies, span }
-    }
-
-    /// The items and, if anybody wants one, the replies of the first of them.
-    pub(super) fn apart(self) -> (Vec<T>, Option<Vec<Reply<R>>>) {
-        (self.items, self.replies.0.map(|replies| *replies))
-    }
-
-    /// Each item with its reply.
-    pub(super) fn pairs(self) -> impl Iterator<Item = (T, Reply<R>)> {
-        let (items, replies) = self.apart();
-        items.into_iter().zip(replies.into_iter().flatten().chain(std::iter::repeat_with(Reply::none)))
-    }
-}
-
-/// What each item touches of its key. Small, for where keys are many most of the time goes into fetching it.
-struct Node<K, T> {
-    key: K,
-    /// The batch that is being filled, or has just become full.
-    open: Vec<T>,
-    /// What the table needs of the hash, see `spread`.
-    hash: u32,
-    /// Where the rest is.
-    rest: u32,
-}
-
-/// What there is of a key beside its open batch's items.
-struct Rest<T, R> {
-    /// The number of its first batch: no other node of the shard ever has it.
-    id: u64,
-    /// The open batch's number, and when its first item was accepted.
-    open: u64,
-    first: u64,
-    replies: Replies<R>,
-    /// Full batches before it.
-    backlog: Option<Box<Backlog<T, R>>>,
-    /// Batches in process.
-    in_flight: u32,
-    /// What the open batch waits for has come.
-    due: bool,
-    /// There is an entry in the line.
-    in_line: bool,
-    span: CallerSpan,
-}
-
-impl<T, R> Rest<T, R> {
-    fn new(id: u64) -> Self {
-        Self {
-            id,
-            open: id,
-            first: 0,
-            replies: Replies(None),
-            backlog: None,
-            in_flight: 0,
-            due: false,
-            in_line: false,
-            span: CallerSpan::default(),
-        }
-    }
-}
-
-/// A key, as far as it is here.
-struct Here<'a, K, T, R> {
-    node: &'a mut Node<K, T>,
-    rest: &'a mut Rest<T, R>,
-}
-
-impl<K, T, R> Here<'_, K, T, R> {
-    /// Whether there is a batch that is being filled, or is full and not behind another one yet.
-    fn is_open(&self) -> bool {
-        !self.node.open.is_empty()
-    }
-
-    fn is_empty(&self) -> bool {
-        !self.is_open() && self.rest.backlog.is_none()
-    }
-
-    /// Whether its first batch is due and may be taken.
-    fn can_be_taken(&self, rules: &Rules) -> bool {
-        if rules.one_in_flight && self.rest.in_flight > 0 {
-            return false;
-        }
-        let waiting = self.node.open.len();
-        self.rest.backlog.is_some() || waiting >= rules.max_items || (self.rest.due && waiting > 0)
-    }
-
-    /// Number, beginning and size of the batch to be taken next.
-    fn front(&self) -> (u64, u64, usize) {
-        match self.rest.backlog.as_ref().and_then(|backlog| backlog.0.front()) {
-            Some(chunk) => (chunk.id, chunk.first, chunk.items.len()),
-            None => (self.rest.open, self.rest.first, self.node.open.len()),
-        }
-    }
-
-    fn take_front(&mut self) -> Chunk<T, R> {
-        let Some(backlog) = &mut self.rest.backlog else { return self.take_open() };
-        let chunk = backlog.0.pop_front();
-        if backlog.0.is_empty() {
-            self.rest.backlog = None;
-        }
-        chunk.unwrap_or_else(|| self.take_open())
-    }
-
-    fn take_open(&mut self) -> Chunk<T, R> {
-        self.rest.due = false;
-        Chunk {
-            id: self.rest.open,
-            first: self.rest.first,
-            items: std::mem::take(&mut self.node.open),
-            replies: Replies(self.rest.replies.0.take()),
-            span: std::mem::take(&mut self.rest.span),
-        }
-    }
-
-    fn take_all(&mut self) -> Vec<Chunk<T, R>> {
-        std::iter::from_fn(|| (!self.is_empty()).then(|| self.take_front())).collect()
-    }
-
-    /// Takes the first item of the batch to be taken next, as a batch of its own.
-    fn take_first_item(&mut self) -> Chunk<T, R> {
-        let (items, replies) = match self.rest.backlog.as_mut().and_then(|backlog| backlog.0.front_mut()) {
-            Some(chunk) => (&mut chunk.items, &mut chunk.replies),
-            None => (&mut self.node.open, &mut self.rest.replies),
-        };
-        Chunk::of_one(items.remove(0), replies.take_first(), CallerSpan::default())
-    }
-
-    fn line_up(&mut self, line: &mut VecDeque<Ref>) {
-        self.rest.in_line = true;
-        line.push_back(Ref { first: self.front().1, id: self.rest.id, hash: self.node.hash });
-    }
-}
-
-/// The table's hash from the half of it that is kept: the table needs its ends to be good. Shards are told apart by the other
-/// half.
-fn spread(hash: u32) -> u64 {
-    u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-}
-
-/// The keys of a shard.
-struct Keys<K, T, R> {
-    table: HashTable<Node<K, T>>,
-    rests: Vec<Rest<T, R>>,
-    /// Which of `rests` are of no key.
-    free: Vec<u32>,
-}
-
-impl<K, T, R> Keys<K, T, R> {
-    fn new() -> Self {
-        Self { table: HashTable::new(), rests: Vec::new(), free: Vec::new() }
-    }
-
-    fn len(&self) -> usize {
-        self.table.len()
-    }
-
-    /// The key's node, or a new one that gets the number `id`. `None`, and nothing has changed: it would be new, and there is
-    /// no `place` for it.
-    fn enter(
-        &mut self,
-        hash: u32,
-        key: K,
-        id: u64,
-        place: impl FnOnce() -> bool,
-    ) -> Result<(Here<'_, K, T, R>, Option<K>), K>
-    where
-        K: Eq,
-    {
-        let Self { table, rests, free } = self;
-        match table.entry(spread(hash), |node| node.key == key, |node| spread(node.hash)) {
-            Entry::Occupied(entry) => {
-                let node = entry.into_mut();
-                let rest = &mut rests[node.rest as usize];
-                Ok((Here { node, rest }, Some(key)))
-            }
-            Entry::Vacant(_) if !place() => Err(key),
-            Entry::Vacant(entry) => {
-                let at = free.pop().unwrap_or(rests.len() as u32);
-                match rests.get_mut(at as usize) {
-                    Some(rest) => *rest = Rest::new(id),
-                    None => rests.push(Rest::new(id)),
-                }
-                let node = entry.insert(Node { key, open: Vec::new(), hash, rest: at }).into_mut();
-                Ok((Here { node, rest: &mut rests[at as usize] }, None))
-            }
-        }
-    }
-
-    fn find(&mut self, hash: u32, named: impl Fn(&Node<K, T>, &Rest<T, R>) -> bool) -> Option<Here<'_, K, T, R>> {
-        let Self { table, rests, .. } = self;
-        let node = table.find_mut(spread(hash), |node| named(node, &rests[node.rest as usize]))?;
-        let rest = &mut rests[node.rest as usize];
-        Some(Here { node, rest })
-    }
-
-    /// The node with this number.
-    fn node(&mut self, hash: u32, id: u64) -> Option<Here<'_, K, T, R>> {
-        self.find(hash, |_, rest| rest.id == id)
-    }
-
-    /// The node whose open batch has this number.
-    fn open(&mut self, hash: u32, id: u64) -> Option<Here<'_, K, T, R>> {
-        self.find(hash, |node, rest| rest.open == id && !node.open.is_empty())
-    }
-
-    fn is_open(&self, timer: &Ref) -> bool {
-        let named = |node: &Node<K, T>| self.rests[node.rest as usize].open == timer.id && !node.open.is_empty();
-        self.table.find(spread(timer.hash), named).is_some()
-    }
-
-    /// Forgets the node with this number, in which nothing is.
-    fn remove(&mut self, hash: u32, id: u64) -> Option<K> {
-        let Self { table, rests, free } = self;
-        let entry = table.find_entry(spread(hash), |node| rests[node.rest as usize].id == id).ok()?;
-        let (node, _) = entry.remove();
-        rests[node.rest as usize].id = NOBODY;
-        free.push(node.rest);
-        if table.capacity() > KEPT && table.len() < table.capacity() / 8 {
-            table.shrink_to(2 * table.len(), |node| spread(node.hash));
-        }
-        if rests.capacity() > KEPT && table.len() < rests.capacity() / 8 {
-            let mut kept = Vec::with_capacity(2 * table.len());
-            for node in table.iter_mut() {
-                let rest = std::mem::replace(&mut rests[node.rest as usize], Rest::new(NOBODY));
-                node.rest = kept.len() as u32;
-                kept.push(rest);
-            }
-            *rests = kept;
-            *free = Vec::new();
-        }
-        Some(node.key)
-    }
-}
-
-/// No node has this number.
-const NOBODY: u64 = u64::MAX;
-
-/// Names a node (in the line) or an open batch (in the list of timers) that may be gone.
+/// The timer of an open batch, which may be gone.
 #[derive(Clone, Copy, Debug)]
-struct Ref {
+pub(super) struct Timer {
     first: u64,
+    /// The batch's number.
     id: u64,
     hash: u32,
 }
@@ -355,6 +71,9 @@ pub(super) struct Pushed<K> {
     pub(super) news: Option<News>,
 }
 
+/// What became of a sender's item.
+pub(super) type Sent<K, T, R> = Result<Pushed<K>, (Parcel<K, T, R>, Refused)>;
+
 /// What the hub has to know of a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum News {
@@ -380,8 +99,8 @@ pub(super) struct Done<K> {
     pub(super) due: bool,
     /// A flush may have waited for it.
     pub(super) settled: bool,
-    /// The node, for those who flush a key.
-    pub(super) node: u64,
+    /// The key's hash, for those who flush a key.
+    pub(super) hash: u32,
 }
 
 /// Items taken out unprocessed.
@@ -411,14 +130,30 @@ pub(super) struct Oldest {
     pub(super) first: u64,
     hash: u32,
     node: u64,
+    /// Its batch.
+    id: u64,
+}
+
+/// An open batch that may be made due before its time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hurried {
+    blocked: bool,
+    pub(super) timer: Timer,
+}
+
+impl Hurried {
+    /// The least is the best: the oldest, but one that cannot be taken yet comes after all that can.
+    pub(super) fn preference(&self) -> (bool, u64) {
+        (self.blocked, self.timer.first)
+    }
 }
 
 pub(super) struct Shard<K, T, R> {
     keys: Keys<K, T, R>,
     /// Open batches in the order of their first items.
-    timers: VecDeque<Ref>,
-    /// Nodes with a batch that is due, in the order in which they became so.
-    line: VecDeque<Ref>,
+    timers: VecDeque<Timer>,
+    /// Nodes with a batch that is due and may be taken.
+    line: Line,
     running: Vec<Running>,
     epochs: VecDeque<Epoch>,
     /// The number of the next batch.
@@ -432,8 +167,8 @@ pub(super) struct Shard<K, T, R> {
     pub(super) closed: bool,
     /// Threads in `flush`.
     pub(super) progress: Waiters,
-    /// Threads in `flush_key`, by node.
-    pub(super) key_progress: Waiters<(), u64>,
+    /// Threads in `flush_key`, by their key's hash.
+    pub(super) key_progress: Waiters<(), u32>,
 }
 
 impl<K, T, R> Shard<K, T, R> {
@@ -441,7 +176,7 @@ impl<K, T, R> Shard<K, T, R> {
         Self {
             keys: Keys::new(),
             timers: VecDeque::new(),
-            line: VecDeque::new(),
+            line: Line::new(),
             running: Vec::new(),
             epochs: VecDeque::from([Epoch { first: 0, open: 0 }]),
             next: 0,
@@ -454,34 +189,39 @@ impl<K, T, R> Shard<K, T, R> {
         }
     }
 
-    fn is_ripe(&self, timer: &Ref, now: u64, rules: &Rules) -> bool {
+    fn is_ripe(&self, timer: &Timer, now: u64, rules: &Rules) -> bool {
         self.closed || timer.id < self.hurry_below || rules.deadline(timer.first).is_some_and(|due| due <= now)
     }
 
-    /// Whether something may be there to be taken. It is not sure: what the entries name may be gone.
+    /// Whether something may be there to be taken. It is not sure: a timer's batch may be gone, or its key in process.
     pub(super) fn is_due(&self, now: u64, rules: &Rules) -> bool {
         !self.line.is_empty() || self.timers.front().is_some_and(|timer| self.is_ripe(timer, now, rules))
     }
 
-    /// Puts an item in, for which there is a place; `key_place` takes one for its key if that is new, and `accepted` runs
-    /// when the item is in, before anybody can see it.
+    /// Where the key is: the one step with a sender's item that is user code.
+    pub(super) fn seat(&self, hash: u32, key: &K) -> Seat
+    where
+        K: Eq,
+    {
+        self.keys.seat(hash, key)
+    }
+
+    /// Puts an item in, for which there is a place, at its key's seat; `key_place` takes one for its key if that is new, and
+    /// `accepted` runs when the item is in, before anybody can see it.
     pub(super) fn push(
         &mut self,
-        hash: u32,
+        seat: Seat,
         parcel: Parcel<K, T, R>,
         rules: &Rules,
         key_place: impl FnOnce() -> bool,
         now: impl FnOnce() -> u64,
         accepted: impl FnOnce(),
-    ) -> Result<Pushed<K>, (Parcel<K, T, R>, Refused)>
-    where
-        K: Eq,
-    {
+    ) -> Sent<K, T, R> {
         if self.closed {
             return Err((parcel, Refused::Closed));
         }
         let Parcel { key, item, reply, span } = parcel;
-        let (mut here, spare) = match self.keys.enter(hash, key, self.next, key_place) {
+        let (mut here, spare) = match self.keys.enter(seat, key, self.next, key_place) {
             Ok(entered) => entered,
             Err(key) => return Err((Parcel { key, item, reply, span }, Refused::NoKey)),
         };
@@ -491,9 +231,7 @@ impl<K, T, R> Shard<K, T, R> {
             pushed.span = Some(span);
         } else {
             if waiting > 0 {
-                // Full, and not taken yet.
-                let full = here.take_open();
-                here.rest.backlog.get_or_insert_with(|| Box::new(Backlog(VecDeque::new()))).0.push_back(full);
+                here.put_aside();
             }
             here.rest.open = self.next;
             here.rest.first = now();
@@ -508,7 +246,7 @@ impl<K, T, R> Shard<K, T, R> {
                 if self.timers.is_empty() && !self.queued {
                     pushed.news = rules.deadline(here.rest.first).map(News::Timer);
                 }
-                self.timers.push_back(Ref { first: here.rest.first, id: here.rest.open, hash });
+                self.timers.push_back(Timer { first: here.rest.first, id: here.rest.open, hash: seat.hash });
             }
         }
         if reply.is_wanted() {
@@ -519,37 +257,49 @@ impl<K, T, R> Shard<K, T, R> {
         accepted();
         // Between the first item and the last one nothing gets due by an item.
         let last = here.node.open.len();
-        if (last == 1 || last >= rules.max_items) && !here.rest.in_line && here.can_be_taken(rules) {
-            here.line_up(&mut self.line);
-            if !self.queued {
-                self.queued = true;
-                pushed.news = Some(News::Due);
-            }
+        if (last == 1 || last >= rules.max_items) && here.line_up(&mut self.line, rules) && !self.queued {
+            self.queued = true;
+            pushed.news = Some(News::Due);
         }
         if self.timers.len() > 2 * self.keys.len() + KEPT {
-            self.timers.retain(|timer| self.keys.is_open(timer));
+            self.drop_stale_timers();
         }
         Ok(pushed)
     }
 
-    /// Takes a batch that is due: of the line and the timers the older one.
+    /// Before a search: nearly every key that waits has a timer, so that few of them are stale then.
+    fn trim(&mut self) {
+        self.first_timer();
+        if self.timers.len() > self.keys.len() + KEPT {
+            self.drop_stale_timers();
+        }
+    }
+
+    fn drop_stale_timers(&mut self) {
+        let Self { keys, timers, .. } = self;
+        timers.retain(|timer| keys.is_open(timer.hash, timer.id));
+    }
+
+    /// Takes the oldest batch that is due and may be taken.
     pub(super) fn take(&mut self, now: u64, rules: &Rules) -> Option<Taken<K, T, R>>
     where
         K: Clone,
     {
         loop {
-            let timer = self.timers.front().filter(|timer| self.is_ripe(timer, now, rules));
-            let by_line = match (self.line.front(), timer) {
-                (Some(line), Some(timer)) => line.first <= timer.first,
+            let timer = self.timers.front().filter(|timer| self.is_ripe(timer, now, rules)).map(|timer| timer.id);
+            let lined = self.line.keys().next().copied();
+            let by_line = match (lined, timer) {
+                (Some(lined), Some(timer)) => lined <= timer,
                 (Some(_), None) => true,
                 (None, Some(_)) => false,
                 (None, None) => return None,
             };
-            let entry = if by_line { self.line.pop_front() } else { self.timers.pop_front() }?;
             let found = if by_line {
-                self.keys.node(entry.hash, entry.id)
+                let (_, lined) = self.line.pop_first()?;
+                self.keys.node(lined.hash, lined.node)
             } else {
-                self.keys.open(entry.hash, entry.id)
+                let timer = self.timers.pop_front()?;
+                self.keys.open(timer.hash, timer.id)
             };
             let Some(mut here) = found else { continue };
             if by_line {
@@ -564,9 +314,7 @@ impl<K, T, R> Shard<K, T, R> {
             let key = contain(|| here.node.key.clone());
             let chunk = here.take_front();
             here.rest.in_flight += 1;
-            if !here.rest.in_line && here.can_be_taken(rules) {
-                here.line_up(&mut self.line);
-            }
+            here.line_up(&mut self.line, rules);
             let count = chunk.items.len();
             self.waiting -= count;
             self.running.push(Running { hash: here.node.hash, node: here.rest.id, chunk: chunk.id, count });
@@ -576,33 +324,30 @@ impl<K, T, R> Shard<K, T, R> {
 
     /// A batch is done.
     pub(super) fn done(&mut self, chunk: u64, rules: &Rules) -> Done<K> {
-        let mut done = Done { idle: None, due: false, settled: self.settle(chunk), node: 0 };
+        let mut done = Done { idle: None, due: false, settled: self.settle(chunk), hash: 0 };
         let Some(at) = self.running.iter().position(|running| running.chunk == chunk) else { return done };
         let Running { hash, node: id, .. } = self.running.swap_remove(at);
-        done.node = id;
+        done.hash = hash;
         // A close may have taken the node with all that waited.
         let Some(mut here) = self.keys.node(hash, id) else { return done };
         here.rest.in_flight -= 1;
         if here.is_empty() && here.rest.in_flight == 0 {
             done.idle = self.forget(hash, id);
-        } else if !here.rest.in_line && here.can_be_taken(rules) {
-            here.line_up(&mut self.line);
+        } else if here.line_up(&mut self.line, rules) {
             done.due = !self.queued;
             self.queued = true;
         }
         done
     }
 
-    /// The node is idle. What names it is of no use any more; without any keys, neither is the memory.
+    /// The node is idle. Its timers are of no use any more, nor is most of their memory if they were many.
     fn forget(&mut self, hash: u32, id: u64) -> Option<K> {
         let key = self.keys.remove(hash, id);
         if self.keys.len() == 0 {
-            for line in [&mut self.timers, &mut self.line] {
-                line.clear();
-                if line.capacity() > KEPT {
-                    *line = VecDeque::new();
-                }
-            }
+            self.timers.clear();
+        }
+        if self.timers.capacity() > KEPT && self.timers.len() < self.timers.capacity() / 8 {
+            self.timers.shrink_to(2 * self.timers.len());
         }
         key
     }
@@ -610,11 +355,13 @@ impl<K, T, R> Shard<K, T, R> {
     /// The batch of this number has ended; true if a flush may have waited for it.
     fn settle(&mut self, chunk: u64) -> bool {
         let before = self.settled_below();
-        if let Some(epoch) = self.epochs.iter_mut().rfind(|epoch| epoch.first <= chunk) {
+        if let Some(at) = self.epochs.iter().rposition(|epoch| epoch.first <= chunk) {
+            let epoch = &mut self.epochs[at];
             epoch.open -= 1;
-        }
-        while self.epochs.len() > 1 && self.epochs.front().is_some_and(|epoch| epoch.open == 0) {
-            self.epochs.pop_front();
+            // The last one is still to come.
+            if epoch.open == 0 && at + 1 < self.epochs.len() {
+                self.epochs.remove(at);
+            }
         }
         self.settled_below() != before
     }
@@ -633,38 +380,57 @@ impl<K, T, R> Shard<K, T, R> {
         self.next
     }
 
-    /// Makes the batch of the first timer due.
-    pub(super) fn hurry_first(&mut self) {
-        if let Some(timer) = self.timers.front() {
-            self.hurry_below = self.hurry_below.max(timer.id + 1);
+    /// The open batch to be made due first if there is no room: the oldest one that could be taken, or just the oldest.
+    pub(super) fn find_hurried(&mut self, rules: &Rules) -> Option<Hurried> {
+        self.trim();
+        let Self { keys, timers, .. } = self;
+        let mut oldest = None;
+        for timer in timers {
+            let Some(here) = keys.open(timer.hash, timer.id) else { continue };
+            let (blocked, due) = (here.is_blocked(rules), here.rest.due || here.node.open.len() >= rules.max_items);
+            match () {
+                () if due => {}
+                () if !blocked => return Some(Hurried { blocked, timer: *timer }),
+                () => _ = oldest.get_or_insert(Hurried { blocked, timer: *timer }),
+            }
         }
+        oldest
     }
 
-    /// Makes what waits of a key due. Its node, if there is one, and below which number its batches have to be done.
-    pub(super) fn hurry_key(&mut self, hash: u32, key: &K, rules: &Rules) -> Option<(u64, u64)>
-    where
-        K: Eq,
-    {
-        let mut here = self.keys.find(hash, |node, _| node.key == *key)?;
+    /// Makes an open batch due. False: it is gone.
+    pub(super) fn hurry_one(&mut self, timer: Timer, rules: &Rules) -> bool {
+        let Some(mut here) = self.keys.open(timer.hash, timer.id) else { return false };
+        here.rest.due = true;
+        here.line_up(&mut self.line, rules);
+        true
+    }
+
+    /// Makes what waits of the key in this seat due. Below which number its batches have to be done, and which node it is; no node
+    /// once a close has taken that: then what is in process of keys with the same hash has to be done. `None`: there is nothing.
+    pub(super) fn hurry_key(&mut self, seat: Seat, rules: &Rules) -> Option<(u64, Option<u64>)> {
+        let Some(mut here) = self.keys.in_seat(seat) else {
+            let in_process = self.closed && self.running.iter().any(|running| running.hash == seat.hash);
+            return in_process.then_some((self.next, None));
+        };
         here.rest.due |= here.is_open();
-        if !here.rest.in_line && here.can_be_taken(rules) {
-            here.line_up(&mut self.line);
-        }
-        Some((here.rest.id, self.next))
+        here.line_up(&mut self.line, rules);
+        Some((self.next, Some(here.rest.id)))
     }
 
-    /// Whether the batches of a node below this number are done.
-    pub(super) fn key_settled_below(&mut self, hash: u32, id: u64, below: u64) -> bool {
-        if self.running.iter().any(|running| running.node == id && running.chunk < below) {
+    /// Whether those batches are done.
+    pub(super) fn key_settled_below(&mut self, hash: u32, node: Option<u64>, below: u64) -> bool {
+        let of_it = |running: &Running| node.map_or(running.hash == hash, |id| running.node == id);
+        if self.running.iter().any(|running| of_it(running) && running.chunk < below) {
             return false;
         }
-        self.keys.node(hash, id).is_none_or(|here| here.is_empty() || here.front().0 >= below)
+        let here = node.and_then(|id| self.keys.node(hash, id));
+        here.is_none_or(|here| here.is_empty() || here.front().0 >= below)
     }
 
-    /// When the first batch that still waits for its timer began. Drops entries of batches that are gone.
+    /// When the first batch that still waits for its timer began. Drops timers of batches that are gone.
     pub(super) fn first_timer(&mut self) -> Option<u64> {
         while let Some(timer) = self.timers.front() {
-            if self.keys.is_open(timer) {
+            if self.keys.is_open(timer.hash, timer.id) {
                 return Some(timer.first);
             }
             self.timers.pop_front();
@@ -680,23 +446,22 @@ impl<K, T, R> Shard<K, T, R> {
     /// Where the item that waits longest is, as far as the first items of batches tell; if `to_free`, of those whose key
     /// has nothing in process.
     pub(super) fn oldest(&mut self, to_free: bool) -> Option<Oldest> {
-        self.first_timer();
-        while self.line.front().is_some_and(|entry| self.keys.node(entry.hash, entry.id).is_none()) {
-            self.line.pop_front();
-        }
+        self.trim();
         let Self { keys, line, timers, running, .. } = self;
         let fits = |here: Here<'_, K, T, R>| {
             let fits = !here.is_empty() && (!to_free || here.rest.in_flight == 0);
-            fits.then(|| Oldest { first: here.front().1, hash: here.node.hash, node: here.rest.id })
+            let (id, first, _) = here.front();
+            fits.then_some(Oldest { first, hash: here.node.hash, node: here.rest.id, id })
         };
-        let in_line = line.iter().find_map(|entry| keys.node(entry.hash, entry.id).and_then(fits));
-        let by_timer = timers.iter().find_map(|entry| keys.open(entry.hash, entry.id).and_then(fits));
+        // Each waiting item's batch is lined up, open with a timer, or of a key in process; or behind such a one.
+        let in_line = line.values().find_map(|lined| keys.node(lined.hash, lined.node).and_then(fits));
+        let by_timer = timers.iter().find_map(|timer| keys.open(timer.hash, timer.id).and_then(fits));
         let held = running.iter().filter_map(|running| keys.node(running.hash, running.node).and_then(fits));
-        held.chain(in_line).chain(by_timer).min_by_key(|oldest| oldest.first)
+        held.chain(in_line).chain(by_timer).min_by_key(|oldest| oldest.id)
     }
 
     /// Takes the oldest item of that node out; or all of them, if `to_free`. Nothing, if they are gone.
-    pub(super) fn displace(&mut self, oldest: Oldest, to_free: bool) -> Option<Out<K, T, R>>
+    pub(super) fn displace(&mut self, oldest: Oldest, to_free: bool, rules: &Rules) -> Option<Out<K, T, R>>
     where
         K: Clone,
     {
@@ -707,14 +472,22 @@ impl<K, T, R> Shard<K, T, R> {
         }
         // Before anything is changed: it is user code.
         let key = here.node.key.clone();
+        let mut out = Out { key, chunks: Vec::new(), idle: None, places: Places::default(), settled: false };
+        here.leave_line(&mut self.line);
         if !to_free && here.front().2 > 1 {
-            let chunks = vec![here.take_first_item()];
+            out.chunks.push(here.take_first_item());
+            out.places = Places::ITEM;
+            here.line_up(&mut self.line, rules);
             self.waiting -= 1;
-            return Some(Out { key, chunks, idle: None, places: Places::ITEM, settled: false });
+            return Some(out);
         }
-        let chunks = if to_free { here.take_all() } else { vec![here.take_front()] };
+        if to_free {
+            out.chunks = here.take_all();
+        } else {
+            out.chunks.push(here.take_front());
+        }
+        here.line_up(&mut self.line, rules);
         let idle = here.is_empty() && here.rest.in_flight == 0;
-        let mut out = Out { key, chunks, idle: None, places: Places::default(), settled: false };
         self.account(&mut out);
         if idle {
             out.idle = self.forget(hash, id);
@@ -725,16 +498,13 @@ impl<K, T, R> Shard<K, T, R> {
 
     /// Takes everything out that is not in process.
     pub(super) fn take_back(&mut self) -> Vec<Out<K, T, R>> {
-        let Keys { table, mut rests, .. } = std::mem::replace(&mut self.keys, Keys::new());
-        let mut outs = Vec::with_capacity(table.len());
-        for mut node in table {
-            let chunks = Here { rest: &mut rests[node.rest as usize], node: &mut node }.take_all();
-            let mut out = Out { key: node.key, chunks, idle: None, places: Places::KEY, settled: false };
-            self.account(&mut out);
-            outs.push(out);
-        }
+        let mut outs = Vec::with_capacity(self.keys.len());
+        self.keys.drain(|key, chunks| {
+            outs.push(Out { key, chunks, idle: None, places: Places::KEY, settled: false });
+        });
+        outs.iter_mut().for_each(|out| self.account(out));
         self.timers = VecDeque::new();
-        self.line = VecDeque::new();
+        self.line = Line::new();
         outs
     }
 
@@ -753,7 +523,8 @@ mod tests {
     use fullbore_core::CallerSpan;
     use fullbore_testkit::{CountingAlloc, measure};
 
-    use super::{Parcel, Rules, Shard};
+    use super::super::chunk::Parcel;
+    use super::{Rules, Shard};
     use crate::ticket::Reply;
 
     #[global_allocator]
@@ -765,7 +536,8 @@ mod tests {
     fn push(shard: &mut Shard<u64, u64, ()>, key: u64) {
         let parcel = Parcel { key, item: key, reply: Reply::none(), span: CallerSpan::default() };
         let hash = (key as u32).wrapping_mul(0x9e37_79b9);
-        let pushed = shard.push(hash, parcel, &RULES, || true, || 0, || ());
+        let seat = shard.seat(hash, &key);
+        let pushed = shard.push(seat, parcel, &RULES, || true, || 0, || ());
         assert!(pushed.is_ok());
     }
 
@@ -782,12 +554,13 @@ mod tests {
     }
 
     #[test]
-    fn an_open_key_takes_some_200_bytes_and_an_idle_one_nothing() {
+    fn an_open_key_takes_at_most_200_bytes_and_an_idle_one_nothing() {
         let mut shard = Shard::new();
         let ((), open) = measure(|| (0..KEYS).for_each(|key| push(&mut shard, key)));
         let each = open.net_bytes() / KEYS.cast_signed();
-        println!("{each} bytes for each open key with a u64");
-        assert!((100..=260).contains(&each), "{each} bytes");
+        // A batch may have the sender's span.
+        let most = if cfg!(feature = "tracing") { 250 } else { 200 };
+        assert!((100..=most).contains(&each), "{each} bytes");
         let (idle, freed) = measure(|| process(&mut shard, 100));
         assert_eq!(idle, KEYS as usize);
         let left = open.net_bytes() + freed.net_bytes();
@@ -800,7 +573,8 @@ mod tests {
         let full = || Rules { max_items: 1, linger: None, ..RULES };
         for key in 0..KEYS {
             let parcel = Parcel { key, item: key, reply: Reply::none(), span: CallerSpan::default() };
-            assert!(shard.push(key as u32, parcel, &full(), || true, || 0, || ()).is_ok());
+            let seat = shard.seat(key as u32, &key);
+            assert!(shard.push(seat, parcel, &full(), || true, || 0, || ()).is_ok());
             let id = shard.take(0, &full()).map(|taken: super::Taken<u64, u64, ()>| taken.chunk.id);
             assert!(shard.done(id.unwrap(), &full()).idle.is_some());
         }

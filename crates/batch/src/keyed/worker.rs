@@ -10,7 +10,7 @@ use super::engine::Shared;
 use super::hub::{self, Hub, sooner};
 use super::inside;
 use super::room::Places;
-use super::shard::{News, Taken};
+use super::shard::{Hurried, News, Taken};
 use crate::batch::Batch;
 use crate::outcomes::{Kind, Outcomes};
 use crate::ticket::Reply;
@@ -54,6 +54,16 @@ struct Ended<K> {
     places: Places,
 }
 
+/// What a look at all shards has shown, beside those that are due and in nobody's hands.
+struct Looked {
+    /// When the next one will be due.
+    next: Option<u64>,
+    /// One is, in whosever hands.
+    any_due: bool,
+    /// The open batch to be made due if there is no room, and where it is.
+    hurried: Option<(usize, Hurried)>,
+}
+
 impl<K: Clone, T, R> Worker<'_, K, T, R> {
     fn run(&mut self) {
         let limit = if self.shared.config.workers == 1 { VISIT } else { 1 };
@@ -91,7 +101,7 @@ impl<K: Clone, T, R> Worker<'_, K, T, R> {
                 shard.notify_all(|shard| &mut shard.progress);
             }
             if !shard.key_progress.is_empty() {
-                let of_key = |node| if node == done.node { Serve::Nudge } else { Serve::Skip };
+                let of_key = |hash| if hash == done.hash { Serve::Nudge } else { Serve::Skip };
                 shard.serve(|shard| &mut shard.key_progress, |_, waiter, _| of_key(*waiter.tag));
             }
             due = done.due;
@@ -126,21 +136,21 @@ impl<K: Clone, T, R> Worker<'_, K, T, R> {
         let mut hub = shared.lock_hub();
         loop {
             if hub.alarm().is_some_and(|alarm| alarm <= self.now) {
-                self.scan(&mut hub);
+                self.scan(&mut hub, false);
             }
             if let Some(at) = hub::next_due(&mut hub) {
                 return Some(at);
             }
-            let stale = std::mem::take(&mut self.worked) && hub.alarm().is_some();
-            if shared.room.is_pressed() || hub.closed || stale {
-                self.scan(&mut hub);
-                if hub.has_due() {
-                    continue;
-                }
-                if hub.closed {
+            // What was processed may have had the first timer, or kept others from being taken.
+            let worked = std::mem::take(&mut self.worked);
+            let pressed = shared.room.relieve() | (worked && std::mem::take(&mut hub.unrelieved));
+            let closed = hub.closed;
+            if pressed || closed || (worked && hub.alarm().is_some()) {
+                self.scan(&mut hub, pressed);
+                if closed && !hub.has_due() {
                     return None;
                 }
-                // Meanwhile something may have come that the sleep would not see.
+                // Meanwhile something may have come that the sleep would not see; a close, too.
                 continue;
             }
             hub::sleep(&mut hub, |at| shared.instant(at));
@@ -150,19 +160,26 @@ impl<K: Clone, T, R> Worker<'_, K, T, R> {
 
     /// Looks at all shards: puts those that are due into the hub's line, and the alarm right. If none is and there is
     /// pressure, the oldest open batch becomes due.
-    fn scan(&mut self, hub: &mut Locked<'_, Hub>) {
+    fn scan(&mut self, hub: &mut Locked<'_, Hub>, pressed: bool) {
+        let (shared, closed) = (self.shared, hub.closed);
         hub.forget_alarm();
-        let (pressed, closed) = (self.shared.room.relieve(), hub.closed);
-        let next = hub.released(|| {
-            let (next, oldest) = self.look(closed);
-            if pressed && !self.found.is_empty() {
+        let (next, relieved) = hub.released(|| {
+            let Looked { next, any_due, hurried } = self.look(closed, pressed);
+            let relieved = if !pressed || (!any_due && !shared.room.is_full()) {
+                true
+            } else if !any_due {
+                hurried.is_some_and(|(at, hurried)| self.hurry(at, hurried))
+            } else if self.found.is_empty() {
+                false
+            } else {
                 // What is due makes room perhaps; if not, the pressure is still there.
-                self.shared.room.press();
-            } else if pressed && self.shared.room.is_full() {
-                self.hurry(oldest);
-            }
-            next
+                shared.room.press();
+                true
+            };
+            (next, relieved)
         });
+        // It is all in somebody's hands. Who comes back from there looks again.
+        hub.unrelieved |= !relieved;
         for at in self.found.drain(..) {
             hub.add(at);
         }
@@ -171,37 +188,41 @@ impl<K: Clone, T, R> Worker<'_, K, T, R> {
         }
     }
 
-    /// Finds the shards that are due. When the next one will be, and which has the oldest open batch.
-    fn look(&mut self, closed: bool) -> (Option<u64>, Option<usize>) {
+    /// Finds the shards that are due, and what else there is to know of all; under pressure, what to hurry.
+    fn look(&mut self, closed: bool, pressed: bool) -> Looked {
         let rules = &self.shared.rules;
-        let (mut next, mut oldest) = (None, None);
+        let mut looked = Looked { next: None, any_due: false, hurried: None };
         for at in 0..self.shared.shards.len() {
             let mut shard = self.shared.shard(at);
             let first = shard.first_timer();
             if shard.is_due(self.now, rules) {
+                looked.any_due = true;
                 // At the end whoever has it in hand may be a sender, who does not wait for anybody.
                 if !shard.queued || closed {
                     shard.queued = true;
                     self.found.push(at);
                 }
-            } else if let Some(first) = first {
-                next = sooner(next, rules.deadline(first));
-                if oldest.is_none_or(|(oldest, _)| first < oldest) {
-                    oldest = Some((first, at));
-                }
+                continue;
+            }
+            looked.next = sooner(looked.next, first.and_then(|first| rules.deadline(first)));
+            let Some(found) = pressed.then(|| shard.find_hurried(rules)).flatten() else { continue };
+            if looked.hurried.is_none_or(|(_, other)| found.preference() < other.preference()) {
+                looked.hurried = Some((at, found));
             }
         }
-        (next, oldest.map(|(_, at)| at))
+        looked
     }
 
-    fn hurry(&mut self, oldest: Option<usize>) {
-        let Some(at) = oldest else { return };
+    /// Makes an open batch due. False: it is gone.
+    fn hurry(&mut self, at: usize, hurried: Hurried) -> bool {
+        let rules = &self.shared.rules;
         let mut shard = self.shared.shard(at);
-        shard.hurry_first();
-        if !shard.queued && shard.is_due(self.now, &self.shared.rules) {
+        let found = shard.hurry_one(hurried.timer, rules);
+        if !shard.queued && shard.is_due(self.now, rules) {
             shard.queued = true;
             self.found.push(at);
         }
+        found
     }
 
     fn process(&mut self, taken: Taken<K, T, R>) -> Ended<K> {
