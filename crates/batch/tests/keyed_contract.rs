@@ -99,6 +99,7 @@ fn c2_so_do_keys() {
     assert_eq!(gate.wait(), "a");
     batcher.send("b", 3).unwrap();
     assert_eq!(batcher.try_send("c", 4).unwrap_err().into_inner(), ("c", 4));
+    clock.advance(Duration::from_secs(1));
     batcher.send("a", 5).unwrap();
     assert_eq!(batcher.keys(), 2);
     thread::scope(|scope| {
@@ -150,6 +151,62 @@ fn c2_overflow_says_what_happens_when_it_is_full() {
         let (accepted, dead) = full(Overflow::DropOldest);
         accepted.unwrap();
         assert_eq!(dead, [("b", 2, Failure::Dropped.to_string())]);
+    }
+}
+
+/// A key like any other, but all of them have the same hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct SameHash(u8);
+
+impl Hash for SameHash {
+    fn hash<H: Hasher>(&self, _: &mut H) {}
+}
+
+#[test]
+fn c2_drop_oldest_displaces_the_oldest_of_all_keys() {
+    for all_of_it in [false, true] {
+        let clock = PausedClock::new();
+        let (letters, dead) = mpsc::channel();
+        let gate = Gate::new();
+        let entry = gate.entry();
+        let batcher = KeyedBatcher::builder()
+            .max_items(1)
+            .capacity(if all_of_it { 9 } else { 4 })
+            .max_keys(if all_of_it { 3 } else { 9 })
+            .one_in_flight(false)
+            .overflow(Overflow::DropOldest)
+            .clock(&clock)
+            .dead_letter(move |key: &SameHash, n, _| letters.send((key.0, n)).unwrap())
+            .build(move |_: &SameHash, _: Batch<u32>| entry.pass(()))
+            .unwrap();
+        let send = |key, n| {
+            clock.advance(Duration::from_secs(1));
+            batcher.send(SameHash(key), n).unwrap();
+        };
+        send(1, 1);
+        gate.wait();
+        for (key, n) in [(2, 2), (3, 3), (2, 4)] {
+            send(key, n);
+        }
+        gate.open(1);
+        gate.wait(); // of key 2 there is a younger one now, and it got due before key 3's did not
+        if all_of_it {
+            // Key 2 is in process: displacing what waits of it would not make room for another key.
+            for key in [4, 5] {
+                send(key, u32::from(key));
+            }
+            assert_eq!(dead.try_iter().collect::<Vec<_>>(), [(3, 3)]);
+        } else {
+            for n in [5, 6, 7] {
+                send(4, n);
+            }
+            assert_eq!(dead.try_iter().collect::<Vec<_>>(), [(3, 3), (2, 4)]);
+        }
+        gate.open(9);
+        batcher.close().unwrap();
+        let seen = batcher.station().snapshot();
+        assert!(seen.balanced());
+        assert_eq!(seen.arrivals, seen.served + seen.dropped);
     }
 }
 
@@ -398,19 +455,122 @@ fn c4_a_key_may_panic_wherever_it_is_asked() {
     batcher.flush().unwrap();
     assert_eq!(batcher.keys(), 0);
     // The key that is of no use any more, on a worker's thread; then one that is there already, on the sender's.
-    batcher.send(key(), 3).unwrap();
-    let ticket = batcher.submit(key(), 4).unwrap();
-    orders.drop.store(true, Ordering::SeqCst);
-    assert_eq!(ticket.wait().unwrap(), 4);
-    batcher.flush().unwrap();
-    orders.drop.store(false, Ordering::SeqCst);
+    let of_this_one = Arc::new(Orders::default());
+    batcher.send(Key::new(1, &of_this_one), 3).unwrap();
+    of_this_one.drop.store(true, Ordering::SeqCst);
+    assert_eq!(batcher.submit(key(), 4).unwrap().wait().unwrap(), 4);
+    clock.wait_for_waiters(1); // it drops them last
+    assert!(!of_this_one.drop.load(Ordering::SeqCst));
     batcher.send(key(), 5).unwrap();
-    caught(&orders.drop, &mut || drop(batcher.send(key(), 6)));
+    caught(&of_this_one.drop, &mut || drop(batcher.send(Key::new(1, &of_this_one), 6)));
     batcher.flush().unwrap();
     batcher.close().unwrap();
     let seen = batcher.station().snapshot();
     assert!(seen.balanced(), "{seen:?}");
     assert_eq!((seen.served, seen.failed, batcher.keys()), (4, 2, 0));
+}
+
+#[test]
+fn c4_a_key_that_panics_when_it_is_copied_costs_no_other_item_its_way_back() {
+    let (letters, dead) = mpsc::channel();
+    let clock = PausedClock::new();
+    let orders = Arc::new(Orders::default());
+    let batcher = KeyedBatcher::builder()
+        .max_items(9)
+        .linger(NEVER)
+        .clock(&clock)
+        .dead_letter(move |key: &Key, n: u32, failure: Failure| {
+            letters.send((key.name, n, failure.to_string())).unwrap();
+        })
+        .build(|_: &Key, _: Batch<u32>| ())
+        .unwrap();
+    for n in 1..=3 {
+        batcher.send(Key::new(n, &orders), u32::from(n)).unwrap();
+        clock.advance(Duration::from_secs(1));
+    }
+    let ticket = batcher.submit(Key::new(1, &orders), 9).unwrap();
+    orders.clone.store(true, Ordering::SeqCst);
+    let left = batcher.close_within(Duration::ZERO).unwrap_err();
+    let left: Vec<_> = left.items.into_iter().map(|(key, n)| (key.name, n)).collect();
+    // The oldest one was the first to be copied.
+    assert_eq!(left, [(1, 9), (2, 2), (3, 3)]);
+    assert_eq!(dead.try_iter().collect::<Vec<_>>(), [(1, 1, Failure::Closed.to_string())]);
+    assert!(matches!(ticket.wait(), Err(Failure::Closed)));
+    assert!(batcher.station().snapshot().balanced());
+}
+
+#[test]
+fn c4_a_key_that_panics_when_it_is_copied_costs_nobody_displaced_his_letter() {
+    let (letters, dead) = mpsc::channel();
+    let clock = PausedClock::new();
+    let gate = Gate::new();
+    let entry = gate.entry();
+    let orders = Arc::new(Orders::default());
+    let armed = Arc::clone(&orders);
+    let batcher = KeyedBatcher::builder()
+        .max_items(2)
+        .capacity(3)
+        .max_keys(3)
+        .linger(NEVER)
+        .overflow(Overflow::DropOldest)
+        .clock(&clock)
+        .dead_letter(move |key: &Key, n: u32, _| letters.send((key.name, n)).unwrap())
+        .build(move |_: &Key, _: Batch<u32>| entry.pass(()))
+        .unwrap();
+    let send = |name: u8, n: u32| {
+        clock.advance(Duration::from_secs(1));
+        batcher.send(Key::new(name, &armed), n)
+    };
+    for n in 1..=3 {
+        send(n, u32::from(n)).unwrap();
+    }
+    // Nothing is displaced if the copy of the key cannot be had; and the sender's item never was in.
+    orders.clone.store(true, Ordering::SeqCst);
+    assert!(catch_unwind(AssertUnwindSafe(|| send(4, 4))).is_err());
+    assert_eq!((dead.try_iter().count(), batcher.keys()), (0, 3));
+    send(4, 4).unwrap();
+    assert_eq!(dead.try_iter().collect::<Vec<_>>(), [(1, 1)]);
+    gate.open(3);
+    batcher.close().unwrap();
+    let seen = batcher.station().snapshot();
+    assert!(seen.balanced());
+    assert_eq!((seen.arrivals, seen.served, seen.dropped, batcher.keys()), (4, 3, 1, 0));
+}
+
+#[test]
+fn c4_callbacks_of_tickets_may_panic_wherever_they_are_called() {
+    let (told, tells) = mpsc::channel();
+    let clock = PausedClock::new();
+    let gate = Gate::new();
+    let entry = gate.entry();
+    let (letters, dead) = mpsc::channel();
+    let batcher = pairs(&clock)
+        .capacity(3)
+        .overflow(Overflow::DropOldest)
+        .dead_letter(move |_, n, _| letters.send(n).unwrap())
+        .build(move |_, _: Batch<u32>| entry.pass(()))
+        .unwrap();
+    let submit = |key, n: u32| {
+        clock.advance(Duration::from_secs(1));
+        let told = told.clone();
+        batcher.submit(key, n).unwrap().on_done(move |result| {
+            told.send((n, result.err().map(|failure| failure.to_string()))).unwrap();
+            blow_up();
+        });
+    };
+    submit("a", 1);
+    submit("a", 2);
+    gate.wait();
+    submit("b", 3);
+    submit("c", 4); // displaces 3
+    let left = batcher.close_within(Duration::ZERO).unwrap_err();
+    assert_eq!((left.items, left.in_flight), (vec![("c", 4)], 2));
+    gate.open(1);
+    batcher.close().unwrap();
+    let (dropped, closed) = (Failure::Dropped.to_string(), Failure::Closed.to_string());
+    let expected = [(3, Some(dropped)), (4, Some(closed)), (1, None), (2, None)];
+    assert_eq!(tells.try_iter().collect::<Vec<_>>(), expected);
+    assert_eq!(dead.try_iter().collect::<Vec<_>>(), [3]);
 }
 
 #[test]
@@ -484,6 +644,23 @@ fn c5_a_flush_of_one_key_leaves_the_others_alone() {
     assert!(flushed.is_done() && !open.is_done());
     assert_eq!(batcher.station().snapshot().served, 1);
     batcher.close().unwrap();
+}
+
+#[test]
+fn c5_a_flush_of_a_key_after_a_close_waits_for_what_is_still_in_process() {
+    let clock = PausedClock::new();
+    let gate = Gate::new();
+    let entry = gate.entry();
+    let batcher = pairs(&clock).build(move |_, _: Batch<u32>| entry.pass(())).unwrap();
+    let [begun, _] = [1, 2].map(|n| batcher.submit("a", n).unwrap());
+    gate.wait();
+    batcher.send("b", 3).unwrap();
+    assert_eq!(batcher.close_within(Duration::ZERO).unwrap_err().items, [("b", 3)]);
+    assert_eq!(batcher.flush_key_within(&"a", Duration::ZERO).unwrap_err().in_flight(), 2);
+    batcher.flush_key(&"b").unwrap();
+    gate.open(1);
+    batcher.flush_key(&"a").unwrap();
+    assert!(begun.is_done());
 }
 
 /// A result that can be held up on its way out.

@@ -7,6 +7,7 @@
 mod common;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use common::{NEVER, blow_up};
 use fullbore_batch::{Batch, KeyedBatcher, Ticket};
-use fullbore_core::{Failure, Overflow, PausedClock};
+use fullbore_core::{Failure, OnDrop, Overflow, PausedClock};
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -30,6 +31,18 @@ enum Op {
     Close,
 }
 
+/// A key, and whether all of them have the same hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Key(u8, bool);
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        if !self.1 {
+            self.0.hash(state);
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Setup {
     max_items: usize,
@@ -39,6 +52,7 @@ struct Setup {
     workers: usize,
     one_in_flight: bool,
     drop_oldest: bool,
+    one_hash: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +87,8 @@ struct Model {
     keys: BTreeMap<u8, VecDeque<Chunk>>,
     busy: Vec<Busy>,
     pressed: bool,
+    /// There was nothing to be hurried: the next one who comes back from work looks again.
+    unrelieved: bool,
     closed: bool,
     fates: Vec<Option<Fate>>,
 }
@@ -172,14 +188,17 @@ impl Model {
         if !std::mem::take(&mut self.pressed) || !self.is_full() {
             return false;
         }
-        // The oldest one that is being filled, its key in process or not.
-        let open = self.keys.values_mut().filter_map(VecDeque::back_mut).filter(|chunk| {
+        // The oldest one that is being filled and may be taken; if there is none, one whose key is in process.
+        let busy: Vec<u8> = self.busy.iter().map(|busy| busy.key).filter(|_| self.setup.one_in_flight).collect();
+        let open = self.keys.iter_mut().filter_map(|(key, chunks)| Some((busy.contains(key), chunks.back_mut()?)));
+        let open = open.filter(|(_, chunk)| {
             let full = chunk.items.len() >= self.setup.max_items;
             let lingered = self.setup.linger.is_some_and(|linger| self.now - chunk.first >= linger);
             !full && !lingered && !chunk.due
         });
-        if let Some(oldest) = open.min_by_key(|chunk| chunk.first) {
-            oldest.due = true;
+        match open.min_by_key(|(blocked, chunk)| (*blocked, chunk.first)) {
+            Some((_, oldest)) => oldest.due = true,
+            None => self.unrelieved = true,
         }
         any_due(self)
     }
@@ -205,6 +224,7 @@ impl Model {
             };
             self.fates[*id as usize] = Some(fate);
         }
+        self.pressed |= std::mem::take(&mut self.unrelieved);
         go.send(()).unwrap();
     }
 }
@@ -244,8 +264,8 @@ fn op() -> impl Strategy<Value = Op> {
 
 fn setup() -> impl Strategy<Value = Setup> {
     let linger = prop_oneof![Just(Some(0)), Just(Some(1)), Just(Some(10)), Just(None)];
-    (1..5usize, linger, 0..8usize, 1..6usize, 1..3usize, any::<bool>(), any::<bool>()).prop_map(
-        |(max_items, linger, more, max_keys, workers, one_in_flight, drop_oldest)| Setup {
+    (1..5usize, linger, 0..8usize, 1..6usize, 1..3usize, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+        |(max_items, linger, more, max_keys, workers, one_in_flight, drop_oldest, one_hash)| Setup {
             max_items,
             linger,
             capacity: max_items + more,
@@ -253,14 +273,17 @@ fn setup() -> impl Strategy<Value = Setup> {
             workers,
             one_in_flight,
             drop_oldest,
+            one_hash,
         },
     )
 }
 
 struct World {
     clock: PausedClock,
-    batcher: KeyedBatcher<u8, u32, u32>,
+    /// Before the batcher: where a check fails, the calls that nobody has met go on when this is dropped.
     calls: Receiver<Call>,
+    batcher: KeyedBatcher<Key, u32, u32>,
+    one_hash: bool,
     /// Calls are not held up any more.
     free: Arc<AtomicBool>,
 }
@@ -280,11 +303,12 @@ impl World {
             .one_in_flight(setup.one_in_flight)
             .linger(setup.linger.map_or(NEVER, Duration::from_millis))
             .overflow(if setup.drop_oldest { Overflow::DropOldest } else { Overflow::Reject })
+            .on_drop(OnDrop::Abandon)
             .clock(&clock)
-            .build(move |key: &u8, batch: Batch<u32>| {
+            .build(move |key: &Key, batch: Batch<u32>| {
                 if !passing.load(Ordering::SeqCst) {
                     let (go, gone) = channel();
-                    began.lock().unwrap().send((*key, batch.to_vec(), go)).unwrap();
+                    began.lock().unwrap().send((key.0, batch.to_vec(), go)).unwrap();
                     let held = gone.recv().is_ok();
                     if held && panics(&batch) {
                         blow_up();
@@ -293,7 +317,11 @@ impl World {
                 batch.into_iter().map(|id| if fails(id) { Err("thirds fail") } else { Ok(id * 2) }).collect::<Vec<_>>()
             })
             .unwrap();
-        Self { clock, batcher, calls, free }
+        Self { clock, batcher, calls, free, one_hash: setup.one_hash }
+    }
+
+    fn key(&self, key: u8) -> Key {
+        Key(key, self.one_hash)
     }
 
     /// Lets the workers do what the model says, and nothing else.
@@ -324,10 +352,11 @@ fn run(setup: Setup, ops: &[Op]) {
         keys: BTreeMap::new(),
         busy: Vec::new(),
         pressed: false,
+        unrelieved: false,
         closed: false,
         fates: Vec::new(),
     };
-    let mut advance = |model: &mut Model, by: u64| {
+    let advance = |model: &mut Model, by: u64| {
         model.now += by;
         clock.advance(Duration::from_millis(by));
         world.settle(model);
@@ -342,7 +371,7 @@ fn run(setup: Setup, ops: &[Op]) {
                 advance(&mut model, 1);
                 let id = model.fates.len() as u32;
                 let accepted = model.submit(*key);
-                match batcher.submit(*key, id) {
+                match batcher.submit(world.key(*key), id) {
                     Ok(ticket) => {
                         assert!(accepted, "{id} should have been refused");
                         tickets.push((id, ticket));
@@ -350,7 +379,7 @@ fn run(setup: Setup, ops: &[Op]) {
                     Err(refused) => {
                         assert!(!accepted, "{id} should have been accepted");
                         assert_eq!((refused.is_closed(), refused.is_full()), (model.closed, !model.closed));
-                        assert_eq!(refused.into_inner(), (*key, id));
+                        assert_eq!(refused.into_inner(), (world.key(*key), id));
                     }
                 }
             }
@@ -363,7 +392,7 @@ fn run(setup: Setup, ops: &[Op]) {
             Op::FlushKey(key) => {
                 model.keys.get_mut(key).into_iter().flatten().for_each(|chunk| chunk.due = true);
                 let open = model.keys.contains_key(key) || model.in_flight(*key);
-                assert_eq!(batcher.flush_key_within(key, Duration::ZERO).is_ok(), !open);
+                assert_eq!(batcher.flush_key_within(&world.key(*key), Duration::ZERO).is_ok(), !open);
             }
             Op::Release(n) => {
                 if !model.busy.is_empty() {
@@ -384,7 +413,7 @@ fn run(setup: Setup, ops: &[Op]) {
                     Ok(()) => assert!(returned.is_empty() && in_flight == 0),
                     Err(left) => {
                         let mut items: BTreeMap<u8, Vec<u32>> = BTreeMap::new();
-                        left.items.iter().for_each(|(key, item)| items.entry(*key).or_default().push(*item));
+                        left.items.iter().for_each(|(key, item)| items.entry(key.0).or_default().push(*item));
                         assert_eq!((items, left.in_flight), (returned, in_flight));
                         assert!(left.abandoned_threads.len() >= model.busy.len());
                     }

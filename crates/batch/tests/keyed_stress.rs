@@ -1,5 +1,5 @@
 //! Nothing is lost and nothing out of order, whatever the process function does, however slow a key is and whoever closes
-//! when; with many more threads than processors.
+//! when; with keys that panic when they are copied, and many more threads than processors.
 #![cfg(not(fullbore_loom))]
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -7,6 +7,7 @@ mod common;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -22,8 +23,27 @@ const ITEMS: u64 = 150;
 /// Producer and number.
 type Item = (u64, u64);
 
+/// A key whose copying panics now and then, if it is of that kind: by a worker, by who displaces, by who closes.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Key {
+    name: u64,
+    brittle: bool,
+}
+
+impl Clone for Key {
+    fn clone(&self) -> Self {
+        static COPIES: AtomicU64 = AtomicU64::new(0);
+        if self.brittle && COPIES.fetch_add(1, Ordering::Relaxed) % 16 == 15 {
+            blow_up();
+        }
+        Self { ..*self }
+    }
+}
+
 #[derive(Default)]
 struct Tally {
+    /// The call panicked before the item was in.
+    unwound: AtomicU64,
     refused: AtomicU64,
     served: AtomicU64,
     failed: AtomicU64,
@@ -69,6 +89,7 @@ fn round(seed: u64) {
     let keys = 1 + dice.roll(30);
     let one_in_flight = dice.roll(3) > 0;
     let workers = 1 + dice.roll(4) as usize;
+    let brittle = dice.roll(3) == 0;
     let ordered = one_in_flight || workers == 1;
     let early_close = dice.roll(2) == 0;
     let close_after = dice.roll(PRODUCERS * ITEMS);
@@ -88,11 +109,11 @@ fn round(seed: u64) {
         .one_in_flight(one_in_flight)
         .linger(Duration::from_micros(dice.roll(200)))
         .overflow(overflow)
-        .dead_letter(move |_: &u64, item: Item, failure| hook.lock().unwrap().push((item, failure)))
-        .build(move |key: &u64, batch: Batch<Item>| {
+        .dead_letter(move |_: &Key, item: Item, failure| hook.lock().unwrap().push((item, failure)))
+        .build(move |key: &Key, batch: Batch<Item>| {
             counter.fetch_add(batch.len() as u64, Ordering::Relaxed);
             {
-                let seen = &mut *state[*key as usize].lock().unwrap();
+                let seen = &mut *state[key.name as usize].lock().unwrap();
                 let overlaps = std::mem::replace(&mut seen.busy, true);
                 for (producer, n) in &batch {
                     let late = seen.last.insert(*producer, *n).is_some_and(|before| before >= *n);
@@ -102,11 +123,11 @@ fn round(seed: u64) {
                 }
             }
             let chance = rolls.lock().unwrap().roll(12);
-            if *key == 0 || chance == 11 {
+            if key.name == 0 || chance == 11 {
                 // A slow one.
-                thread::sleep(Duration::from_micros(50));
+                (0..50).for_each(|_| thread::yield_now());
             }
-            state[*key as usize].lock().unwrap().busy = false;
+            state[key.name as usize].lock().unwrap().busy = false;
             match chance {
                 0 => blow_up(),
                 1 => Outcomes::failed(Failure::error("on purpose")),
@@ -132,20 +153,22 @@ fn round(seed: u64) {
             scope.spawn(move || {
                 let mut tickets = Vec::new();
                 for n in 0..ITEMS {
-                    let (key, item) = (dice.roll(keys), (producer, n));
+                    let (name, item) = (dice.roll(keys), (producer, n));
+                    let key = || Key { name, brittle };
                     let try_it = dice.roll(3) == 0;
-                    let submitted = if try_it { handle.try_submit(key, item) } else { handle.submit(key, item) };
-                    match submitted {
-                        Ok(ticket) => tickets.push((ticket, item)),
-                        Err(refused) => {
-                            assert_eq!(refused.into_inner(), (key, item));
+                    let submit = || if try_it { handle.try_submit(key(), item) } else { handle.submit(key(), item) };
+                    match catch_unwind(AssertUnwindSafe(submit)) {
+                        Ok(Ok(ticket)) => tickets.push((ticket, item)),
+                        Ok(Err(refused)) => {
+                            assert_eq!(refused.into_inner(), (key(), item));
                             add(&tally.refused);
                         }
+                        Err(_) => add(&tally.unwound),
                     }
                     add(offered);
                     match dice.roll(60) {
                         0 => handle.flush().unwrap(),
-                        1 => handle.flush_key(&key).unwrap(),
+                        1 => handle.flush_key(&key()).unwrap(),
                         2 => tickets.drain(..).for_each(|(ticket, item)| tally.ticket(ticket, item)),
                         _ => {}
                     }
@@ -167,12 +190,19 @@ fn round(seed: u64) {
     let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
     assert!(seen.balanced(), "{seen:?}");
     assert_eq!((seen.waiting(), seen.in_service(), batcher.keys()), (0, 0, 0));
-    assert_eq!(seen.offered(), PRODUCERS * ITEMS);
+    assert_eq!(seen.offered() + get(&tally.unwound), PRODUCERS * ITEMS);
     assert_eq!(seen.refused, get(&tally.refused));
     assert_eq!((seen.served, seen.failed), (get(&tally.served), get(&tally.failed)));
     assert_eq!((seen.dropped, seen.returned), (get(&tally.dropped), get(&tally.closed)));
-    assert_eq!(seen.served + seen.failed, get(&processed));
-    assert_eq!((seen.dropped, seen.returned), (dead.lock().unwrap().len() as u64, returned));
+    let letters = dead.lock().unwrap().len() as u64;
+    assert_eq!(seen.dropped + seen.returned, letters + returned);
+    if brittle {
+        // A batch whose key cannot be copied fails unseen, and what should come back without a key is a dead letter.
+        assert!(seen.served + seen.failed >= get(&processed) && letters >= seen.dropped);
+    } else {
+        assert_eq!(seen.served + seen.failed, get(&processed));
+        assert_eq!((letters, get(&tally.unwound)), (seen.dropped, 0));
+    }
     assert_eq!(get(&disorder), 0, "items of one producer and key out of order, or two batches of a key at once");
 }
 
