@@ -50,7 +50,9 @@ pub const GOALS: &[Goal] = &[
     goal("batch", "flights into SQLite, synchronous=FULL", "one transaction each, fsync under 5 ms", 10.0),
     goal("batch", "flights into PostgreSQL, COPY", "one committed INSERT each", 30.0),
     goal("batch", "flights into PostgreSQL, multi-row insert", "one committed INSERT each", 12.0),
-    goal("batch", "KeyedBatcher, 100,000 keys", "Batcher, unkeyed", 1.0 / 3.0),
+    goal("batch", "send to processed, 100,000 keys", "Batcher, unkeyed", 1.0 / 3.0),
+    goal("batch", "bytes over 200 of an idle key, 100,000 keys", NONE, ZERO),
+    goal("batch", "bytes over 200 of a key that waits with a u64", NONE, ZERO),
 
     // W-TinyLFU's bookkeeping is moka's; a hit need not pay for it.
     goal("cache", "get, hit, 100,000 keys uniform", "moka", 8.0),

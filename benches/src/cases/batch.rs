@@ -16,5 +16,7 @@ pub fn cases() -> Vec<Case> {
 /// What is to be zero.
 #[must_use]
 pub fn counts() -> Vec<Count> {
-    super::batch_send::send_counts()
+    let mut counts = super::batch_send::send_counts();
+    counts.extend(super::batch_keyed::keyed_counts());
+    counts
 }

@@ -1,11 +1,14 @@
 //! `fullbore-batch`, by key: what it costs that each of many keys has its own batch.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use fullbore_batch::{Batch, Batcher, KeyedBatcher};
+use fullbore_batch::{Batch, Batcher, KeyedBatcher, KeyedBatcherBuilder};
+use fullbore_core::OnDrop;
+use fullbore_testkit::{allocated_so_far, measure};
 
-use super::FITS;
+use super::{Count, FITS};
 use crate::measure::{Case, Side, Tally, Team};
 
 const BATCH: usize = 100;
@@ -18,10 +21,19 @@ pub fn keyed_cases() -> Vec<Case> {
     [1, 2, 8]
         .into_iter()
         .map(|producers| {
-            Case::new("KeyedBatcher, 100,000 keys", producers, move || keyed(producers))
+            Case::new("send to processed, 100,000 keys", producers, move || keyed(producers))
                 .against("Batcher, unkeyed", move || unkeyed(producers))
         })
         .collect()
+}
+
+/// What 100,000 keys take.
+#[must_use]
+pub fn keyed_counts() -> Vec<Count> {
+    vec![
+        Count { name: "bytes over 200 of an idle key, 100,000 keys", unit: "bytes", ours: idle_bytes },
+        Count { name: "bytes over 200 of a key that waits with a u64", unit: "bytes", ours: waiting_bytes },
+    ]
 }
 
 /// At random: the finaliser of splitmix64.
@@ -79,4 +91,48 @@ fn unkeyed(producers: usize) -> Side {
         tally.check(count, 1);
         took
     })
+}
+
+/// With room for all keys, whose batches go when they are told to.
+fn patient() -> KeyedBatcherBuilder<u64, u64> {
+    KeyedBatcher::builder()
+        .max_items(BATCH)
+        .max_keys(KEYS as usize)
+        .linger(Duration::from_secs(3600))
+        .on_drop(OnDrop::Abandon)
+}
+
+fn over_200(bytes: i64) -> f64 {
+    (bytes as f64 / KEYS as f64 - 200.0).max(0.0).round()
+}
+
+/// An item for each key, sent and processed: what is left of it. The sender and the worker both take and give memory; a batch that
+/// comes after all others reads the worker's account.
+fn idle_bytes() -> f64 {
+    let account = Arc::new(AtomicI64::new(0));
+    let last = Arc::clone(&account);
+    let batcher = patient()
+        .build(move |_: &u64, _: Batch<u64>| last.store(allocated_so_far().net_bytes(), Ordering::Relaxed))
+        .expect(FITS);
+    let send = |key| batcher.send(key, key).expect("there is room for all keys");
+    let flush = || batcher.flush().expect("this is not the batcher's thread");
+    send(0);
+    flush();
+    let before = account.load(Ordering::Relaxed);
+    let ((), sender) = measure(|| {
+        (0..KEYS).for_each(send);
+        flush();
+        send(0);
+        flush();
+    });
+    assert_eq!((batcher.keys(), batcher.station().snapshot().served), (0, KEYS + 2));
+    over_200(sender.net_bytes() + account.load(Ordering::Relaxed) - before)
+}
+
+fn waiting_bytes() -> f64 {
+    let batcher = patient().build(|_: &u64, _: Batch<u64>| ()).expect(FITS);
+    let ((), sender) =
+        measure(|| (0..KEYS).for_each(|key| batcher.send(key, key).expect("there is room for all keys")));
+    assert_eq!((batcher.keys() as u64, batcher.station().snapshot().waiting()), (KEYS, KEYS));
+    over_200(sender.net_bytes())
 }
