@@ -902,7 +902,7 @@ fn c6_there_is_always_a_station() {
     batcher.flush().unwrap();
     let seen = batcher.handle().station().snapshot();
     assert_eq!((seen.name(), seen.kind(), seen.parallelism(), seen.capacity()), ("named", StationKind::Batch, 2, 40));
-    assert_eq!(seen.feeds(), [next.id()]);
+    assert_eq!((seen.feeds(), seen.batch_size()), (&[next.id()][..], 4));
     assert_eq!((seen.wait().count(), seen.wait().max()), (1, Some(Duration::from_millis(10))));
     assert_eq!((seen.service().count(), seen.service().max()), (1, Some(Duration::from_millis(7))));
     assert_eq!(seen.busy(), Duration::from_millis(7));

@@ -71,6 +71,12 @@ impl<K, T, R> Shared<K, T, R> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let shards = (SHARDS_PER_CORE * cores).min(MAX_SHARDS).min(config.max_keys).next_power_of_two();
         let shards = if cfg!(fullbore_loom) { 1 } else { shards };
+        let station = Station::builder(config.name.clone())
+            .kind(StationKind::Batch)
+            .parallelism(config.workers)
+            .capacity(capacity)
+            .build();
+        station.set_batch_size(config.max_items);
         Self {
             shards: (0..shards).map(|_| Padded(Monitor::new(Shard::new(), clock.clone()))).collect(),
             hub: Padded(Monitor::new(Hub::new(), clock.clone())),
@@ -80,11 +86,7 @@ impl<K, T, R> Shared<K, T, R> {
                 linger: u64::try_from(config.linger.as_nanos()).ok(),
                 one_in_flight: config.one_in_flight,
             },
-            station: Station::builder(config.name.clone())
-                .kind(StationKind::Batch)
-                .parallelism(config.workers)
-                .capacity(capacity)
-                .build(),
+            station,
             events: Events::new("batch", &config.name),
             hasher: RandomState::new(),
             born: clock.now(),
