@@ -1,5 +1,6 @@
 //! `fullbore-batch`, by key: what it costs that each of many keys has its own batch.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use fullbore_batch::{Batch, Batcher, KeyedBatcher, KeyedBatcherBuilder};
 use fullbore_core::OnDrop;
 use fullbore_testkit::{allocated_so_far, measure};
+use parking_lot::Mutex;
 
 use super::{Count, FITS};
 use crate::measure::{Case, Side, Tally, Team};
@@ -23,6 +25,7 @@ pub fn keyed_cases() -> Vec<Case> {
         .map(|producers| {
             Case::new("send to processed, 100,000 keys", producers, move || keyed(producers))
                 .against("Batcher, unkeyed", move || unkeyed(producers))
+                .against("maps of vectors behind 16 mutexes", move || maps(producers))
         })
         .collect()
 }
@@ -86,6 +89,43 @@ fn unkeyed(producers: usize) -> Side {
         tally.expect(count);
         let began = team.run(count).began;
         batcher.flush().expect("this is not the batcher's thread");
+        tally.wait();
+        let took = began.elapsed();
+        tally.check(count, 1);
+        took
+    })
+}
+
+type Map = Mutex<HashMap<u64, Vec<u64>>>;
+
+/// By hand: who fills a batch processes it, and whoever wants the rest takes it out. No bound, no linger, no other thread.
+fn maps(producers: usize) -> Side {
+    let tally = Arc::new(Tally::default());
+    let processed = Arc::clone(&tally);
+    let maps: Arc<[Map]> = (0..16).map(|_| Map::default()).collect();
+    let shared = Arc::clone(&maps);
+    let mut team = Team::new(producers, move |_| {
+        let (maps, processed) = (Arc::clone(&shared), Arc::clone(&processed));
+        move |items| {
+            for item in items {
+                let key = key_of(item);
+                let mut map = maps[key as usize % maps.len()].lock();
+                let batch = map.entry(key).or_default();
+                batch.push(item);
+                let full = if batch.len() == BATCH { map.remove(&key) } else { None };
+                drop(map);
+                if let Some(batch) = full {
+                    processed.add(&batch);
+                }
+            }
+        }
+    });
+    Box::new(move |count| {
+        tally.expect(count);
+        let began = team.run(count).began;
+        for map in &*maps {
+            map.lock().drain().for_each(|(_, batch)| tally.add(&batch));
+        }
         tally.wait();
         let took = began.elapsed();
         tally.check(count, 1);

@@ -37,6 +37,29 @@ fn closed(dead: &Letters) -> Vec<(u8, u32)> {
         .collect()
 }
 
+/// The book shows it.
+#[test]
+fn rows_of_a_tenant_go_into_its_database_together() -> Result<(), Box<dyn std::error::Error>> {
+    let databases: Arc<[Mutex<Vec<u64>>; 3]> = Arc::default();
+    let tables = Arc::clone(&databases);
+    let insert = move |tenant: &usize, rows: &[u64]| tables[*tenant].lock().unwrap().extend(rows);
+    // ANCHOR: per_tenant
+    let per_tenant = KeyedBatcher::builder()
+        .max_items(500)
+        .linger(Duration::from_millis(20))
+        .max_keys(100_000)
+        .workers(4)
+        .build(move |tenant: &usize, rows: Batch<u64>| insert(tenant, &rows))?;
+    (0..10_000).try_for_each(|row| per_tenant.send(row as usize % 3, row))?;
+    per_tenant.flush_key(&0)?; // all rows of tenant 0 are in its database
+    per_tenant.close()?;
+    // ANCHOR_END: per_tenant
+    for (tenant, rows) in databases.iter().enumerate() {
+        assert!(rows.lock().unwrap().iter().copied().eq((0..10_000).skip(tenant).step_by(3)));
+    }
+    Ok(())
+}
+
 #[test]
 fn a_slow_key_does_not_hold_up_the_others() {
     let gate = Gate::new();

@@ -64,8 +64,9 @@ use crate::ticket::{Reply, Ticket};
 /// without it.
 ///
 /// # What it costs
-/// A thread with the standard stack for each worker. A few kilobytes for each core at rest. A key with one waiting `u64` takes about
-/// 200 bytes.
+/// A thread with the standard stack for each worker. A few kilobytes for each core at rest. A key with one waiting `u64` takes less
+/// than 200 bytes, one that has nothing takes none. An item takes two locks of its own part of the keys, the sender's and the
+/// worker's share of its batch; with very many keys most of its time is that of memory that is in no cache.
 #[must_use = "dropping the batcher closes it"]
 pub struct KeyedBatcher<K, T, R> {
     shared: Arc<Shared<K, T, R>>,
