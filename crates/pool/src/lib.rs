@@ -39,9 +39,9 @@
 //! - User code never runs under the pool's lock (except `Hash`, `Eq`, `Clone` and `Drop` of keys).
 //!
 //! # What it costs
-//! No threads: connections are made, checked and closed on the threads of those who need it (the manager for PostgreSQL
-//! connects and closes on a short-lived one, to be able to give up). A key that has no connection costs nothing. A checkout
-//! and a return take a lock each.
+//! No threads: connections are made, checked and closed on the threads of those who need it (the manager for
+//! PostgreSQL connects and closes on a short-lived one, to be able to give up). A key
+//! that has no connection costs nothing. A checkout and a return take a lock each.
 //!
 //! # Trade-offs
 //! The caller makes its own connection, so a slow connect is seen by that caller even if another connection comes back
@@ -56,6 +56,8 @@
 //! - `tracing`: events for lost connections and panics.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "postgres")]
+mod attempts;
 mod checkout;
 mod config;
 mod connection;

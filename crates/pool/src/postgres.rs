@@ -1,20 +1,15 @@
 //! PostgreSQL through `postgres`.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ::postgres::error::{Severity, SqlState};
 use ::postgres::{Client, Config, Error, NoTls, Transaction};
-use fullbore_core::{Clock, Crew, Monitor, Overflow, Patience, Room, WaitFor};
+use fullbore_core::{Clock, Crew};
 
+use crate::attempts::Attempts;
 use crate::manager::Manager;
 use crate::transaction::Transactional;
-
-/// How many connects of one manager can be under way, those included that nobody waits for any more: what bounds the
-/// threads and sockets that a silent server can hold.
-const ATTEMPTS: usize = 32;
 
 /// How long a close waits for the connection to be closed. Nearly always that takes microseconds.
 const CLOSE_WITHIN: Duration = Duration::from_millis(10);
@@ -32,7 +27,7 @@ const CLOSE_WITHIN: Duration = Duration::from_millis(10);
 #[derive(Clone)]
 pub struct Postgres {
     config: Config,
-    attempts: Arc<Monitor<Room>>,
+    attempts: Attempts,
 }
 
 impl Postgres {
@@ -47,45 +42,12 @@ impl Postgres {
     /// From a configuration of your own.
     #[must_use]
     pub fn with_config(config: Config) -> Self {
-        Self { config, attempts: Arc::new(Monitor::new(Room::of(ATTEMPTS, WaitFor::Permit), Clock::Real)) }
+        Self { config, attempts: Attempts::new() }
     }
 
     fn connect_by(&self, config: &Config, deadline: Instant) -> Result<Client, Error> {
-        let entered = self.attempts.lock().enter(|room| room, Overflow::Block, Patience::Policy(Some(deadline)));
-        if entered.is_err() {
-            return Err(timed_out());
-        }
-        let place = Attempt(Arc::clone(&self.attempts));
-        let outcome = Arc::new(Monitor::new(None, Clock::Real));
-        let theirs = Arc::clone(&outcome);
-        let crew = Crew::new("pool", "connect", Clock::Real);
-        let on_its_own = config.clone();
-        let spawned = crew.spawn(move || {
-            let _place = place;
-            let result = catch_unwind(AssertUnwindSafe(|| on_its_own.connect(NoTls)));
-            *theirs.lock() = Some(result);
-        });
-        if spawned.is_err() {
-            // No thread to be had: rather a connection without a deadline than none.
-            return config.connect(NoTls);
-        }
-        crew.join(Some(deadline));
-        // In a statement of its own: the connection must not be dropped under the lock.
-        let result = outcome.lock().take();
-        match result {
-            Some(Ok(result)) => result,
-            Some(Err(panic)) => resume_unwind(panic),
-            None => Err(timed_out()),
-        }
-    }
-}
-
-/// The place of an attempt, kept until it ends.
-struct Attempt(Arc<Monitor<Room>>);
-
-impl Drop for Attempt {
-    fn drop(&mut self) {
-        self.0.lock().leave(|room| room, 1);
+        let config = config.clone();
+        self.attempts.run(deadline, move || config.connect(NoTls)).unwrap_or_else(|| Err(timed_out()))
     }
 }
 
@@ -169,28 +131,21 @@ mod tests {
     use std::net::TcpListener;
     use std::time::Duration;
 
-    use fullbore_core::{Overflow, Patience};
-
-    use super::{ATTEMPTS, Postgres};
+    use super::Postgres;
     use crate::manager::Manager;
 
     #[test]
-    fn a_silent_server_holds_a_bounded_number_of_attempts_for_as_long_as_it_is_there() {
+    fn what_a_silent_server_holds_ends_with_its_socket() {
         // Nobody accepts: the system completes the connections, and nothing answers.
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = silent.local_addr().unwrap().port();
         let manager = Postgres::new(&format!("host=127.0.0.1 port={port} user=nobody")).unwrap();
-        for _ in 0..ATTEMPTS + 8 {
+        for _ in 0..4 {
             assert!(manager.connect(Duration::from_millis(2)).is_err());
         }
-        assert!(manager.attempts.lock().used() <= ATTEMPTS);
-        assert!(manager.attempts.lock().used() > 0, "they are left behind");
+        assert!(manager.attempts.under_way() > 0, "they are left behind");
         drop(silent);
-        // The attempts end with their sockets.
-        let mut attempts = manager.attempts.lock();
-        for _ in 0..ATTEMPTS {
-            attempts.enter(|room| room, Overflow::Block, Patience::Policy(None)).unwrap();
-        }
+        manager.attempts.wait_for_all();
     }
 
     #[test]
