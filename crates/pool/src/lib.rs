@@ -39,8 +39,8 @@
 //! - User code never runs under the pool's lock (except `Hash`, `Eq`, `Clone` and `Drop` of keys).
 //!
 //! # What it costs
-//! No threads: connections are made, checked and closed on the threads of those who need it (the manager for
-//! PostgreSQL connects and closes on a short-lived one, to be able to give up). A key
+//! No threads: connections are made, checked and closed on the threads of those who need it (the managers for
+//! PostgreSQL and Redis connect on a short-lived one, to be able to give up, and that for PostgreSQL closes on one). A key
 //! that has no connection costs nothing. A checkout and a return take a lock each.
 //!
 //! # Trade-offs
@@ -51,12 +51,13 @@
 //! Build it after `fork`; connections must not be shared between processes.
 //!
 //! # Features
-//! - `postgres`, `sqlite`: managers for `postgres` and `rusqlite`.
+//! - `postgres`, `sqlite`, `redis`: managers for `postgres`, `rusqlite` and `redis`.
+//! - `r2d2`: `R2d2Manager`, for any manager written for `r2d2`.
 //! - `serde`: [`Config`] from files.
 //! - `tracing`: events for lost connections and panics.
 #![forbid(unsafe_code)]
 
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", feature = "redis"))]
 mod attempts;
 mod checkout;
 mod config;
@@ -67,6 +68,10 @@ mod manager;
 mod pool;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(feature = "r2d2")]
+mod r2d2;
+#[cfg(feature = "redis")]
+mod redis;
 mod shelf;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -75,6 +80,12 @@ mod transaction;
 #[cfg(feature = "postgres")]
 #[doc(inline)]
 pub use crate::postgres::Postgres;
+#[cfg(feature = "r2d2")]
+#[doc(inline)]
+pub use crate::r2d2::R2d2Manager;
+#[cfg(feature = "redis")]
+#[doc(inline)]
+pub use crate::redis::{Redis, RedisConnection};
 #[cfg(feature = "sqlite")]
 #[doc(inline)]
 pub use crate::sqlite::Sqlite;
