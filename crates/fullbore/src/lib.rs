@@ -49,8 +49,9 @@
 //!
 //! # Features
 //! One for each primitive (`batch`, `cache`, `fanout`, `limit`, `metrics`, `pool`, `queue`), all on by default: no C
-//! compiler and no async runtime is needed for them. Further: `postgres` and `sqlite` (managers for the pool, batches
-//! into a table), `prometheus`, `http` and `metrics-facade` (what stations show, for other systems), `serde` (configuration from files), `signals`
+//! compiler, no async runtime and no Tokio is needed for them. Further: `postgres` and `sqlite` (managers for the pool,
+//! batches into a table), `redis` and `r2d2` (managers for the pool), `deadpool` (threads at a deadpool pool), `prometheus`,
+//! `http` and `metrics-facade` (what stations show, for other systems), `serde` (configuration from files), `signals`
 //! (`Shutdown::on_signals`), `tracing` (rare events).
 #![forbid(unsafe_code)]
 
@@ -93,6 +94,8 @@ pub mod prelude {
     pub use fullbore_metrics::{Registry, Station};
     #[cfg(feature = "postgres")]
     pub use fullbore_pool::Postgres;
+    #[cfg(feature = "redis")]
+    pub use fullbore_pool::Redis;
     #[cfg(feature = "sqlite")]
     pub use fullbore_pool::Sqlite;
     #[cfg(feature = "pool")]

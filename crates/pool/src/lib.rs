@@ -53,6 +53,8 @@
 //! # Features
 //! - `postgres`, `sqlite`, `redis`: managers for `postgres`, `rusqlite` and `redis`.
 //! - `r2d2`: `R2d2Manager`, for any manager written for `r2d2`.
+//! - `deadpool`: `Blocking`, a face for threads of an existing deadpool pool. Deadpool is taken without its default features:
+//!   of Tokio it needs `sync`, and no runtime.
 //! - `serde`: [`Config`] from files.
 //! - `tracing`: events for lost connections and panics.
 #![forbid(unsafe_code)]
@@ -62,6 +64,8 @@ mod attempts;
 mod checkout;
 mod config;
 mod connection;
+#[cfg(feature = "deadpool")]
+mod deadpool;
 mod error;
 mod keyed;
 mod manager;
@@ -77,6 +81,9 @@ mod shelf;
 mod sqlite;
 mod transaction;
 
+#[cfg(feature = "deadpool")]
+#[doc(inline)]
+pub use crate::deadpool::{Blocking, BlockingBuilder};
 #[cfg(feature = "postgres")]
 #[doc(inline)]
 pub use crate::postgres::Postgres;
@@ -99,3 +106,11 @@ pub use crate::{
     pool::{Pool, Pooled},
     transaction::Transactional,
 };
+
+// Prose that shows code is compiled and run. These files are not in the package; `doctest` is never set for one.
+#[cfg(all(doctest, feature = "r2d2"))]
+#[doc = include_str!("../../../docs/src/crates/pool-from-r2d2.md")]
+struct BookFromR2d2;
+#[cfg(all(doctest, feature = "deadpool"))]
+#[doc = include_str!("../../../docs/src/crates/pool-from-deadpool.md")]
+struct BookFromDeadpool;
