@@ -1,6 +1,5 @@
 //! The threads, and everything that they share with senders. `README.md` of the crate has the protocol.
 
-use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,11 +8,12 @@ use fullbore_core::{
     BuildError, CallerSpan, Clock, Crew, Event, Events, Failure, FlushError, Leftover, Monitor, Patience, Refusal,
     SendError, Undelivered, Waiters, contain,
 };
-use fullbore_metrics::{Departure, Outcome, Station, StationId, StationKind};
+use fullbore_metrics::{Departure, Outcome, Station, StationKind};
 
 use crate::adapt::Climber;
 use crate::batch::Spare;
 use crate::config::{Config, DeadLetter, Oversized, RetryIf, Weigher};
+use crate::inside;
 use crate::intake::{Bounds, Group, Intake, Load, Ready, Taker};
 use crate::outcomes::{Kind, Outcomes};
 use crate::process::{Host, Process, Processed, Verdict};
@@ -23,14 +23,6 @@ use crate::ticket::Reply;
 /// A thread outside the process function has only to end. It gets this long beyond the deadline, so that a close without
 /// time to wait does not report a healthy thread; only a destructor of what the process function captured can use it up.
 const WIND_UP: Duration = Duration::from_millis(100);
-
-thread_local!(static SERVES: Cell<Option<StationId>> = const { Cell::new(None) });
-
-/// Whether the calling thread is one of the batcher with this station: whoever waits here waits for himself. Not
-/// `Crew::is_member`, which takes a lock: every `send` asks.
-pub(crate) fn is_inside(of: StationId) -> bool {
-    SERVES.with(|serves| serves.get() == Some(of))
-}
 
 pub(crate) struct Shared<T, R> {
     intake: Intake<T, Extra<R>>,
@@ -115,7 +107,7 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
         for _ in 0..shared.config.workers {
             let (worker, process) = (Arc::clone(&shared), Arc::clone(&process));
             let started = shared.crew.spawn(move || {
-                SERVES.with(|serves| serves.set(Some(worker.station.id())));
+                inside::serve(worker.station.id());
                 worker.work(&*process);
                 worker.user_code(move || drop(process));
                 // The last one to hold it drops the dead-letter hook with it; its events are gone then, too.
@@ -322,7 +314,7 @@ impl<T, R> Shared<T, R> {
     }
 
     pub(crate) fn is_inside(&self) -> bool {
-        is_inside(self.station.id())
+        inside::is_inside(self.station.id())
     }
 
     pub(crate) fn is_closed(&self) -> bool {

@@ -32,6 +32,8 @@
 //!   unless there are several workers.
 //! - A batch that fails can be tried again, and taken apart until only the bad items fail; what fails for good goes to the
 //!   dead-letter hook ([`BatcherBuilder::build_by_ref`]).
+//! - [`KeyedBatcher`] keeps a batch for each key, and on request one batch of a key in process at most; [`ReducingBatcher`] merges
+//!   the items of a key into one.
 //! - At most `capacity` items, of at most `capacity_weight`, are accepted and not yet processed; [`Overflow`](fullbore_core::Overflow) says what happens
 //!   to more.
 //! - Every accepted item is processed once, or dead-lettered, or handed back at close. Every [`Ticket`] is resolved,
@@ -67,6 +69,7 @@ mod batcher;
 mod config;
 mod engine;
 mod error;
+mod inside;
 // The way from sender to worker is what this crate exists for; `intake::ring` and `intake::lane` name the invariants.
 #[expect(unsafe_code, reason = "items go from thread to thread without a lock")]
 mod intake;

@@ -37,11 +37,6 @@ struct Slot<R> {
     waiting: Waiters,
 }
 
-/// Whether the calling thread runs the process function that the result would come from.
-fn is_inside(of: StationId) -> bool {
-    engine::is_inside(of) || keyed::is_inside(of)
-}
-
 type Callback<R> = Box<dyn FnOnce(Result<R, Failure>) + Send>;
 
 /// The other end, which travels with the item. Dropped unanswered it answers `Dropped`, so that nobody waits for an item
@@ -66,7 +61,7 @@ impl<R> Ticket<R> {
     /// # Deadlock
     /// Never ends if the process function never returns; [`wait_deadline`](Self::wait_deadline) does.
     pub fn wait(self) -> Result<R, Failure> {
-        if is_inside(self.of) {
+        if inside::is_inside(self.of) {
             return self.try_take().unwrap_or_else(|_| Err(Failure::error(OwnThread)));
         }
         self.wait_until(None).unwrap_or(Err(Failure::Dropped))
@@ -77,7 +72,7 @@ impl<R> Ticket<R> {
     /// # Errors
     /// The ticket, if there was no result by then.
     pub fn wait_deadline(self, deadline: Instant) -> Result<Result<R, Failure>, Self> {
-        if is_inside(self.of) { self.try_take() } else { self.wait_until(Some(deadline)) }
+        if inside::is_inside(self.of) { self.try_take() } else { self.wait_until(Some(deadline)) }
     }
 
     /// Gives the result to `callback` as soon as it is there: at once, on this thread, if it is there already; else on the

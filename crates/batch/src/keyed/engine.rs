@@ -14,10 +14,10 @@ use fullbore_metrics::{Departure, Station, StationKind};
 use super::chunk::Chunk;
 use super::config::{KeyedConfig, KeyedDeadLetter};
 use super::hub::{self, Hub};
-use super::inside;
 use super::room::{Places, Room};
 use super::shard::{News, Out, Rules, Shard};
 use super::worker::{self, Process};
+use crate::inside;
 use crate::ticket::Reply;
 
 /// A thread outside the process function has only to end. It gets this long beyond the deadline, so that a close without

@@ -5,7 +5,6 @@ mod chunk;
 mod config;
 mod engine;
 mod hub;
-mod inside;
 mod keys;
 mod offer;
 mod room;
@@ -23,7 +22,6 @@ use fullbore_metrics::Station;
 
 pub use self::config::{KeyedBatcherBuilder, KeyedConfig};
 use self::engine::Shared;
-pub(crate) use self::inside::is_inside;
 use self::worker::Process;
 use crate::error::CallError;
 use crate::ticket::{Reply, Ticket};

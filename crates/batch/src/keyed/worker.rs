@@ -8,10 +8,10 @@ use fullbore_metrics::Outcome;
 
 use super::engine::Shared;
 use super::hub::{self, Hub, sooner};
-use super::inside;
 use super::room::Places;
 use super::shard::{Hurried, News, Taken};
 use crate::batch::Batch;
+use crate::inside;
 use crate::outcomes::{Kind, Outcomes};
 use crate::ticket::Reply;
 
