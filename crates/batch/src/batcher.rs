@@ -10,7 +10,7 @@ use fullbore_metrics::Station;
 use crate::config::BatcherBuilder;
 use crate::engine::{Left, Shared};
 use crate::error::CallError;
-use crate::ticket::{Reply, Ticket};
+use crate::ticket::Ticket;
 
 /// The owner of a batcher: items `T` in, results `R` out. Dropping it closes it, see
 /// [`on_drop`](BatcherBuilder::on_drop); [`handle`](Self::handle) gives others a way in.
@@ -60,8 +60,9 @@ macro_rules! way_in {
             ///
             /// # Errors
             /// The item, if there was no room or the batcher is closed.
+            #[inline]
             pub fn send(&self, item: T) -> Result<(), SendError<T>> {
-                self.shared.offer(item, Reply::none(), Patience::Policy(None))
+                self.shared.offer(item, Patience::Policy(None))
             }
 
             /// Offers an item without waiting.
@@ -69,7 +70,7 @@ macro_rules! way_in {
             /// # Errors
             /// As [`send`](Self::send).
             pub fn try_send(&self, item: T) -> Result<(), SendError<T>> {
-                self.shared.offer(item, Reply::none(), Patience::Try)
+                self.shared.offer(item, Patience::Try)
             }
 
             /// As [`send`](Self::send), but never waits beyond `deadline`.
@@ -77,7 +78,7 @@ macro_rules! way_in {
             /// # Errors
             /// As [`send`](Self::send).
             pub fn send_deadline(&self, item: T, deadline: Instant) -> Result<(), SendError<T>> {
-                self.shared.offer(item, Reply::none(), Patience::Policy(Some(deadline)))
+                self.shared.offer(item, Patience::Policy(Some(deadline)))
             }
 
             /// As [`send`](Self::send), for an item whose own result is wanted.
@@ -164,7 +165,7 @@ macro_rules! way_in {
                 $type::try_send(self, item)
             }
             fn send_deadline(&self, item: T, deadline: Option<Instant>) -> Result<(), SendError<T>> {
-                self.shared.offer(item, Reply::none(), Patience::Policy(deadline))
+                self.shared.offer(item, Patience::Policy(deadline))
             }
         }
 
@@ -260,7 +261,7 @@ impl<T: Send, R: Send> Close for Closer<T, R> {
 impl<T, R> Shared<T, R> {
     fn submit(&self, item: T, patience: Patience) -> Result<Ticket<R>, SendError<T>> {
         let (ticket, reply) = Ticket::new(self.station().id(), self.clock().clone());
-        self.offer(item, reply, patience)?;
+        self.offer_for(item, reply, patience)?;
         Ok(ticket)
     }
 

@@ -60,11 +60,11 @@ pub(crate) struct Extra<R> {
 }
 
 impl<R> Extra<R> {
-    /// None for an item that has nothing with it, as most have.
+    /// Of an item whose result nobody asked for: none, if its sender is in no span.
     #[inline]
-    fn of(reply: Reply<R>) -> Option<Self> {
+    fn of_caller() -> Option<Self> {
         let span = CallerSpan::current();
-        (reply.is_wanted() || span.is_some()).then_some(Self { reply, span })
+        span.is_some().then_some(Self { reply: Reply::none(), span })
     }
 }
 
@@ -322,13 +322,32 @@ impl<T, R> Shared<T, R> {
     }
 
     /// Offers an item, waiting for room as `patience` says; in the process function, which alone can make room, never.
-    #[inline]
-    pub(crate) fn offer(&self, item: T, reply: Reply<R>, patience: Patience) -> Result<(), SendError<T>> {
-        // Made before the claim: it may run a subscriber's code.
-        let extra = Extra::of(reply);
+    ///
+    /// Always inlined, so that registers need not be saved: each store that a send makes waits behind the lines that the worker
+    /// has to give back.
+    #[inline(always)]
+    pub(crate) fn offer(&self, item: T, patience: Patience) -> Result<(), SendError<T>> {
+        // Before the claim: it may run a subscriber's code.
+        let extra = Extra::of_caller();
+        match self.intake.claim() {
+            Some(claimed) if extra.is_none() => {
+                claimed.fill(item);
+                Ok(())
+            }
+            Some(claimed) => {
+                claimed.fill_with(item, extra);
+                Ok(())
+            }
+            None => self.offer_slowly((item, extra), patience),
+        }
+    }
+
+    /// The same, for an item whose result is wanted.
+    pub(crate) fn offer_for(&self, item: T, reply: Reply<R>, patience: Patience) -> Result<(), SendError<T>> {
+        let extra = Some(Extra { reply, span: CallerSpan::current() });
         match self.intake.claim() {
             Some(claimed) => {
-                claimed.fill(item, extra);
+                claimed.fill_with(item, extra);
                 Ok(())
             }
             None => self.offer_slowly((item, extra), patience),

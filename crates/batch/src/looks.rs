@@ -9,9 +9,9 @@ use std::time::Duration;
 use crate::sync::{spin_loop, yield_now};
 
 /// The first looks are close together; later ones let other threads run first.
-const CLOSE: u32 = 3;
+const CLOSE: u32 = 8;
 /// Pauses between two close looks: a sender fills a batch in 200 ns.
-const PAUSES: u32 = 2;
+const PAUSES: u32 = 20;
 pub(crate) const LEAST: u32 = 12;
 /// Under the model checker nobody looks: it would only try more orders of the same.
 pub(crate) const OFF: bool = cfg!(fullbore_loom);

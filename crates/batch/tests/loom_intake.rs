@@ -42,7 +42,7 @@ fn lingering(capacity: usize, max_items: usize, overflow: Overflow, linger: Dura
 fn send(intake: &Numbers, lane: &Lane<u64, ()>, item: u64, extra: Option<()>) -> bool {
     // SAFETY: each model's thread has a lane of its own.
     if let Some(claimed) = unsafe { intake.claim_on(lane) } {
-        claimed.fill(item, extra);
+        claimed.fill_with(item, extra);
         return true;
     }
     // SAFETY: as above.
@@ -284,7 +284,7 @@ fn displaced_beside_a_worker() {
         for n in 0..4 {
             // SAFETY: this thread's lane.
             match unsafe { intake.claim_on(&lane) } {
-                Some(claimed) => claimed.fill(n, None),
+                Some(claimed) => claimed.fill(n),
                 None => {
                     // SAFETY: as above.
                     let sent = unsafe { intake.send_on(Some(&lane), (n, None), 0, Patience::Policy(None), &|| ()) };

@@ -28,7 +28,7 @@ use crate::sync::{AtomicU64, Ordering, spin_loop, yield_now};
 
 /// Apart from what other threads write, and from the line that processors fetch along.
 #[repr(align(128))]
-struct Apart<T>(T);
+pub(super) struct Apart<T>(pub(super) T);
 
 /// For items `T`, some of which have an extra `E` with them.
 pub(crate) struct Lane<T, E> {
@@ -109,25 +109,32 @@ impl<T, E> Lane<T, E> {
     /// # Safety
     /// Only on the thread that the lane belongs to, with what [`claim`](Self::claim) has just said, once.
     #[inline(always)]
-    pub(super) unsafe fn fill(&self, tail: u64, item: T, extra: Option<E>, now: impl FnOnce() -> Instant) {
+    pub(super) unsafe fn fill(&self, tail: u64, item: T, now: impl FnOnce() -> Instant) {
         // ORDERING: Acquire pairs with the Release in `free`: the stamps before it were read, too (U4).
         if tail.is_multiple_of(BLOCK) || self.theirs.0.head.load(Ordering::Acquire) == tail {
             // SAFETY: not published yet, and the block's first or the only one (U4).
-            unsafe { self.ring.stamp(tail, now()) };
+            unsafe { self.stamp(tail, now) };
         }
         // SAFETY: below the limit (U3), and `tail` only grows (U1).
         unsafe { self.ring.write(tail, item) };
-        if let Some(extra) = extra {
-            // SAFETY: as for the item.
-            unsafe { self.put_extra(tail, extra) };
-        }
         // ORDERING: Release pairs with the Acquire in `tail`: who sees it sees the item (U2).
         self.own.0.tail.store(tail + 1, Ordering::Release);
     }
 
     /// # Safety
-    /// As `fill`.
-    unsafe fn put_extra(&self, position: u64, extra: E) {
+    /// As `Ring::stamp`.
+    #[cold]
+    #[inline(never)]
+    unsafe fn stamp(&self, tail: u64, now: impl FnOnce() -> Instant) {
+        // SAFETY: as the caller says.
+        unsafe { self.ring.stamp(tail, now()) };
+    }
+
+    /// Puts down what the item has with it, before the position is filled.
+    ///
+    /// # Safety
+    /// As [`fill`](Self::fill), once for a position.
+    pub(super) unsafe fn put_extra(&self, position: u64, extra: E) {
         // As many as there can be positions: U3 for these follows from that for the items.
         let extras = self.extras.get_or_init(|| Ring::of(self.ring.len()));
         // ORDERING: Relaxed: this thread's own.

@@ -20,6 +20,7 @@ use thread_local::ThreadLocal;
 use crate::looks::{self, Looks, pause};
 use crate::sync::{AtomicU64, Ordering};
 use barrier::Barrier;
+use lane::Apart;
 pub(crate) use lane::Lane;
 use places::{HasPlaces, Places};
 
@@ -56,9 +57,10 @@ pub(crate) struct Intake<T, E> {
     /// Where `T: Send` was known.
     make_lane: fn(Barrier, usize, usize) -> Lane<T, E>,
     barrier: Barrier,
-    monitor: Monitor<State<T, E>>,
+    /// Apart from what senders read each time.
+    monitor: Apart<Monitor<State<T, E>>>,
     /// Moves on whenever places are given back: for a sender that looks without the lock.
-    given_back: AtomicU64,
+    given_back: Apart<AtomicU64>,
     /// All lanes once more, for counting without the lock.
     roll: Arc<Roll<T, E>>,
     weighs: bool,
@@ -114,10 +116,19 @@ pub(crate) struct Claimed<'a, T, E> {
 }
 
 impl<T, E> Claimed<'_, T, E> {
+    /// Of its own, without a word about an extra: to move an empty `Option` would wait for all stores before it.
     #[inline(always)]
-    pub(crate) fn fill(self, item: T, extra: Option<E>) {
+    pub(crate) fn fill(self, item: T) {
         // SAFETY: made by `claim_on`, on this thread, and used up.
-        unsafe { self.lane.fill(self.position, item, extra, || self.clock.now()) };
+        unsafe { self.lane.fill(self.position, item, || self.clock.now()) };
+    }
+
+    pub(crate) fn fill_with(self, item: T, extra: Option<E>) {
+        if let Some(extra) = extra {
+            // SAFETY: as in `fill`, which comes next.
+            unsafe { self.lane.put_extra(self.position, extra) };
+        }
+        self.fill(item);
     }
 }
 
@@ -412,8 +423,8 @@ impl<T: Send, E: Send> Intake<T, E> {
             lanes: ThreadLocal::new(),
             make_lane: Lane::new,
             barrier: Barrier::of_this_process(),
-            monitor: Monitor::new(state, clock),
-            given_back: AtomicU64::new(0),
+            monitor: Apart(Monitor::new(state, clock)),
+            given_back: Apart(AtomicU64::new(0)),
             roll: Arc::new(Roll(Mutex::new(Vec::new()))),
             least_loan: (bounds.capacity / 16).min(LEAST_LOAN),
             weighs: ready.max_weight.is_some(),
@@ -431,7 +442,7 @@ impl<T, E> Intake<T, E> {
 
     /// A lane, for one thread.
     pub(crate) fn new_lane(&self) -> Arc<Lane<T, E>> {
-        let mut state = self.monitor.lock();
+        let mut state = self.monitor.0.lock();
         let lane = (self.make_lane)(self.barrier, self.bounds.capacity, state.sides.len());
         let lane = Arc::new(lane);
         let since = state.now();
@@ -519,7 +530,7 @@ impl<T, E> Intake<T, E> {
         patience: Patience,
         off_lane: &dyn Fn(),
     ) -> Sent<T, E> {
-        let mut state = self.monitor.lock();
+        let mut state = self.monitor.0.lock();
         let mut displaced = Vec::new();
         match self.enter(&mut state, weight, patience) {
             Err(reason) => return Err(SendError::new(item, reason)),
@@ -567,7 +578,7 @@ impl<T, E> Intake<T, E> {
         // SAFETY: it is the caller's lane.
         let claimed = unsafe { self.claim_on(lane) };
         // Only the lock's holder lowers limits.
-        claimed.expect("granted just now").fill(item, extra);
+        claimed.expect("granted just now").fill_with(item, extra);
         lent
     }
 
@@ -594,11 +605,11 @@ impl<T, E> Intake<T, E> {
             let mut taken = None;
             for look in 0..bound {
                 // ORDERING: Relaxed: a hint; what counts is looked at under the lock.
-                let before = self.given_back.load(Ordering::Relaxed);
+                let before = self.given_back.0.load(Ordering::Relaxed);
                 let mut after = before;
                 state.released(|| {
                     pause(look);
-                    after = self.given_back.load(Ordering::Relaxed);
+                    after = self.given_back.0.load(Ordering::Relaxed);
                 });
                 if before != after {
                     taken = state.places.take(weight);
@@ -694,7 +705,7 @@ impl<T, E> Intake<T, E> {
     /// then what is there. Its items come behind those in `load`, oldest first of each sender.
     /// `None`: closed and empty.
     pub(crate) fn take(&self, before: Option<Group>, taker: &mut Taker<T, E>, load: &mut Load<T, E>) -> Option<Group> {
-        let mut state = self.monitor.lock();
+        let mut state = self.monitor.0.lock();
         if let Some(before) = before {
             self.end(&mut state, before);
             state.are_read(taker);
@@ -721,7 +732,7 @@ impl<T, E> Intake<T, E> {
         }
         if at_once {
             // Its sender needs the slots before the group is done, or to know that its next item is a first one.
-            self.monitor.lock().are_read(taker);
+            self.monitor.0.lock().are_read(taker);
         }
         Some(group)
     }
@@ -830,12 +841,12 @@ impl<T, E> Intake<T, E> {
     /// Gives the places of a group back before it is done: the work is over, but a [`flush`](Self::flush) still waits.
     pub(crate) fn vacate(&self, group: &mut Group) {
         let (count, weight) = (std::mem::take(&mut group.held), std::mem::take(&mut group.weight));
-        places::leave(&mut self.monitor.lock(), count, weight);
+        places::leave(&mut self.monitor.0.lock(), count, weight);
     }
 
     /// Changes how many items a group has at most.
     pub(crate) fn resize(&self, max_items: usize) {
-        let mut state = self.monitor.lock();
+        let mut state = self.monitor.0.lock();
         state.ready.max_items = max_items;
         if state.sleepers > 0 && !state.unarmed {
             // Who sleeps may have enough now, or has to be woken after another number of items than before.
@@ -847,7 +858,7 @@ impl<T, E> Intake<T, E> {
 
     /// Waits until all groups that were taken before this one are done.
     pub(crate) fn wait_turn(&self, group: &Group) {
-        let mut state = self.monitor.lock();
+        let mut state = self.monitor.0.lock();
         let first_of_all = |state: &mut State<T, E>| state.in_flight.iter().all(|flight| flight.first >= group.first);
         state.wait_until(|state| &mut state.progress, None, first_of_all);
     }
@@ -856,7 +867,7 @@ impl<T, E> Intake<T, E> {
     #[expect(clippy::needless_pass_by_value, reason = "a group is done once")]
     fn end(&self, state: &mut Locked<'_, State<T, E>>, group: Group) {
         // ORDERING: Relaxed: a hint, see `enter`. Only under the lock.
-        self.given_back.store(self.given_back.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        self.given_back.0.store(self.given_back.0.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         state.in_flight.retain(|flight| flight.first != group.first);
         places::leave(state, group.held, group.weight);
         if state.places.has_line() && state.now().saturating_duration_since(group.taken) >= FAIR_AFTER {
@@ -871,7 +882,7 @@ impl<T, E> Intake<T, E> {
 
     /// Ends the linger of what waits: the next worker takes it at once, now or when it comes.
     pub(crate) fn hurry(&self) {
-        Self::hurry_all(&mut self.monitor.lock());
+        Self::hurry_all(&mut self.monitor.0.lock());
     }
 
     fn hurry_all(state: &mut Locked<'_, State<T, E>>) -> u64 {
@@ -885,14 +896,14 @@ impl<T, E> Intake<T, E> {
     /// Waits until everything accepted before the call is done; arrivals after it do not prolong it. `false` at the
     /// deadline.
     pub(crate) fn flush(&self, deadline: Option<Instant>) -> bool {
-        let mut state = self.monitor.lock();
+        let mut state = self.monitor.0.lock();
         let target = Self::hurry_all(&mut state);
         state.wait_until(|state| &mut state.progress, deadline, |state| state.oldest_open() >= target)
     }
 
     /// Refuses new items from now on and wakes everybody; workers get what is left. Idempotent.
     pub(crate) fn close(&self) {
-        self.refuse(&mut self.monitor.lock());
+        self.refuse(&mut self.monitor.0.lock());
     }
 
     fn refuse(&self, state: &mut Locked<'_, State<T, E>>) {
@@ -903,17 +914,17 @@ impl<T, E> Intake<T, E> {
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.monitor.lock().places.is_closed()
+        self.monitor.0.lock().places.is_closed()
     }
 
     /// Takes out what nobody has taken yet, in order, and gives their places back.
     pub(crate) fn take_back(&self) -> Vec<(T, Option<E>)> {
-        Self::drain(&mut self.monitor.lock())
+        Self::drain(&mut self.monitor.0.lock())
     }
 
     /// [`close`](Self::close) and [`take_back`](Self::take_back) in one step: no worker gets anything in between.
     pub(crate) fn abandon(&self) -> Vec<(T, Option<E>)> {
-        let mut state = self.monitor.lock();
+        let mut state = self.monitor.0.lock();
         self.refuse(&mut state);
         Self::drain(&mut state)
     }
@@ -930,16 +941,16 @@ impl<T, E> Intake<T, E> {
 
     /// How many items wait.
     pub(crate) fn len(&self) -> usize {
-        self.monitor.lock().there()
+        self.monitor.0.lock().there()
     }
 
     /// How many items were taken and are not done.
     pub(crate) fn in_flight(&self) -> usize {
-        self.monitor.lock().in_flight.iter().map(|flight| flight.count).sum()
+        self.monitor.0.lock().in_flight.iter().map(|flight| flight.count).sum()
     }
 
     pub(crate) fn clock(&self) -> &Clock {
-        self.monitor.clock()
+        self.monitor.0.clock()
     }
 }
 

@@ -139,7 +139,6 @@ impl<T> Ring<T> {
     /// # Safety
     /// On the owner's thread, before the position is published; and no position of the same block before it is yet to be
     /// read, unless it is the block's first (U4).
-    #[cold]
     pub(super) unsafe fn stamp(&self, position: u64, at: Instant) {
         // SAFETY: the last reader of this cell is past it (U4).
         self.stamp_cell(position).with_mut(|cell| unsafe { *cell = Stamp { position, at: Some(at) } });
