@@ -252,7 +252,8 @@ fn vector_of_its_own() -> Side {
         let mut batch = Vec::with_capacity(BATCH);
         move |items| {
             items.for_each(|item| {
-                batch.push(item);
+                // Or the compiler sees that the batch is a range, and there is no vector.
+                batch.push(std::hint::black_box(item));
                 if batch.len() == BATCH {
                     processed.add(&batch);
                     batch.clear();
