@@ -165,7 +165,7 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
             if number == 0 {
                 span = Some(with);
             } else {
-                self.user_code(|| drop(with));
+                self.user_code(|| with.end());
             }
             if reply.is_wanted() {
                 replies.push((number, reply));
@@ -211,7 +211,7 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
         for (item, failure) in letters {
             self.user_code(|| span.in_scope(|| self.bury(item, failure)));
         }
-        self.user_code(|| drop(span));
+        self.user_code(|| span.end());
     }
 
     /// Lets the size follow what a batch has taken.
@@ -402,7 +402,7 @@ impl<T, R> Shared<T, R> {
     fn settle(&self, extra: Option<Extra<R>>, failure: &Failure) {
         if let Some(Extra { reply, span }) = extra {
             self.user_code(|| reply.resolve(Err(failure.clone())));
-            self.user_code(|| drop(span));
+            self.user_code(|| span.end());
         }
     }
 

@@ -95,6 +95,12 @@ impl CallerSpan {
         false
     }
 
+    /// Lets go of it. That may be the end of the span, which a subscriber is told of: user code.
+    pub fn end(self) {
+        #[cfg(feature = "tracing")]
+        drop(self.span);
+    }
+
     /// Runs `f` inside the span.
     #[inline]
     pub fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
