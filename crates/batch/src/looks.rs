@@ -4,7 +4,9 @@
 //! sleeps too early where things come thick and fast sets a rhythm of sleeps for both sides; whoever looks too long where
 //! they come seldom wastes a processor. So each sleep teaches: one that was short should have been looks.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use fullbore_core::Clock;
 
 use crate::sync::{spin_loop, yield_now};
 
@@ -14,11 +16,50 @@ const CLOSE: u32 = 8;
 const PAUSES: u32 = 20;
 pub(crate) const LEAST: u32 = 12;
 /// Under the model checker nobody looks: it would only try more orders of the same.
-pub(crate) const OFF: bool = cfg!(fullbore_loom);
+const OFF: bool = cfg!(fullbore_loom);
 /// Some 50 microseconds where no other thread wants to run.
 const MOST: u32 = 160;
+/// Where other threads do want to run, one look can take as long as they like: whoever is woken runs sooner than whoever has let others
+/// run first.
+const LONG: Duration = Duration::from_micros(50);
 /// A sleep shorter than this should have been looks.
 const SHORT: Duration = Duration::from_micros(100);
+
+/// Whether anybody looks: time that stands still teaches nothing.
+pub(crate) fn are_of_use(clock: &Clock) -> bool {
+    !OFF && matches!(clock, Clock::Real)
+}
+
+/// One wait's looks.
+pub(crate) struct Round {
+    look: u32,
+    bound: u32,
+    since: Option<Instant>,
+}
+
+impl Round {
+    /// So many looks at most; none where they are of no use.
+    pub(crate) fn new(bound: u32, clock: &Clock) -> Self {
+        Self { look: 0, bound: if are_of_use(clock) { bound } else { 0 }, since: None }
+    }
+
+    /// The number of the next look, if there is to be one.
+    pub(crate) fn next(&mut self) -> Option<u32> {
+        let look = self.look;
+        if look >= self.bound {
+            return None;
+        }
+        // The first ones let nobody else run.
+        if look >= CLOSE {
+            let now = Instant::now();
+            if now.saturating_duration_since(*self.since.get_or_insert(now)) > LONG {
+                return None;
+            }
+        }
+        self.look += 1;
+        Some(look)
+    }
+}
 
 /// The bound on the looks of one side.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +72,7 @@ impl Looks {
 
     /// So many looks at most.
     pub(crate) const fn bound(self) -> u32 {
-        if OFF { 0 } else { self.0 }
+        self.0
     }
 
     /// Somebody has slept so long.

@@ -120,10 +120,10 @@ impl<R> Ticket<R> {
         let answer = {
             let mut slot = self.slot.lock();
             // Under load the batch is nearly there, and a sleep costs more than the rest of the way.
-            let mut look = 0;
-            while slot.answer.is_none() && look < looks::LEAST && !looks::OFF {
+            let mut looks = looks::Round::new(looks::LEAST, self.slot.clock());
+            while slot.answer.is_none() {
+                let Some(look) = looks.next() else { break };
                 slot.released(|| looks::pause(look));
-                look += 1;
             }
             slot.wait_until(|slot| &mut slot.waiting, deadline, |slot| slot.answer.is_some());
             slot.answer.take()

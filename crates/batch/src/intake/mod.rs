@@ -603,7 +603,8 @@ impl<T, E> Intake<T, E> {
             let bound = if state.senders_looking < MOST_LOOKING { state.sender_looks.bound() } else { 0 };
             state.senders_looking += 1;
             let mut taken = None;
-            for look in 0..bound {
+            let mut looks = looks::Round::new(bound, self.clock());
+            while let Some(look) = looks.next() {
                 // ORDERING: Relaxed: a hint; what counts is looked at under the lock.
                 let before = self.given_back.0.load(Ordering::Relaxed);
                 let mut after = before;
@@ -614,8 +615,7 @@ impl<T, E> Intake<T, E> {
                 if before != after {
                     taken = state.places.take(weight);
                 }
-                let late = look >= looks::LEAST && deadline.is_some_and(|deadline| deadline <= state.now());
-                if taken.is_some() || late {
+                if taken.is_some() {
                     break;
                 }
             }
@@ -743,7 +743,7 @@ impl<T, E> Intake<T, E> {
         taker: &mut Taker<T, E>,
         load: &mut Load<T, E>,
     ) -> Option<Group> {
-        let mut looks = 0;
+        let mut looks = looks::Round::new(state.worker_looks.bound(), self.clock());
         loop {
             let there = state.there_for_batch();
             if state.is_called_for(there) {
@@ -757,11 +757,12 @@ impl<T, E> Intake<T, E> {
             if there > 0 && due.flatten().is_some_and(|due| due <= state.now()) {
                 return Some(self.group(state, there, taker, load));
             }
-            if looks < state.worker_looks.bound() && !state.looking {
+            if !state.looking
+                && let Some(look) = looks.next()
+            {
                 state.looking = true;
-                state.released(|| pause(looks));
+                state.released(|| pause(look));
                 state.looking = false;
-                looks += 1;
                 continue;
             }
             self.freeze(state);
