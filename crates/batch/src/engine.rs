@@ -134,7 +134,7 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
             if let Err(panicked) = contain(AssertUnwindSafe(process)) {
                 // A destructor of the user's error, or a subscriber. Tickets were answered as it went by.
                 self.station.ended(Outcome::Failed, open);
-                self.say(Event::Panic, &panicked);
+                self.events.emit(Event::Panic, || panicked);
             }
             before = Some(group);
         }
@@ -269,24 +269,6 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
         Vec::new()
     }
 
-    /// Refuses a wrong number of results. Their destructors are user code: two panics in one drop of all would abort.
-    fn checked(&self, outcomes: Outcomes<R>, expected: usize) -> Kind<R> {
-        let got = match &outcomes.0 {
-            Kind::Done(results) => results.len(),
-            Kind::Each(results) => results.len(),
-            Kind::Failed(_) => expected,
-        };
-        if got == expected {
-            return outcomes.0;
-        }
-        match outcomes.0 {
-            Kind::Done(results) => results.into_iter().for_each(|result| self.user_code(|| drop(result))),
-            Kind::Each(results) => results.into_iter().for_each(|result| self.user_code(|| drop(result))),
-            Kind::Failed(failure) => return Kind::Failed(failure),
-        }
-        Kind::Failed(Failure::Mismatch { expected, got })
-    }
-
     /// A result whose ticket is gone is dropped here, by its own destructor.
     fn answer(&self, reply: Reply<R>, result: Result<R, Failure>) {
         self.user_code(|| reply.resolve(result));
@@ -362,7 +344,8 @@ impl<T, R> Shared<T, R> {
         let too_heavy = self.config.max_weight.is_some_and(|max| weight > max);
         if too_heavy && self.config.oversized == Oversized::Refuse {
             self.station.refused(1);
-            return Err(SendError::new(came.0, Refusal::Oversized));
+            let reason = if self.is_closed() { Refusal::Closed } else { Refusal::Oversized };
+            return Err(SendError::new(came.0, reason));
         }
         let patience = if self.is_inside() { Patience::Try } else { patience };
         match self.intake.send(came, weight, patience, &|| self.station.arrived(1)) {
@@ -497,14 +480,7 @@ impl<T, R> Shared<T, R> {
 
     /// Runs the user's destructors and hooks where a panic has nobody to go to.
     fn user_code(&self, f: impl FnOnce()) {
-        if let Err(panicked) = contain(f) {
-            self.say(Event::Panic, &panicked);
-        }
-    }
-
-    /// An event on a thread that must go on: a subscriber is user code, too.
-    fn say(&self, event: Event, failure: &Failure) {
-        contain(|| self.events.emit(event, || failure)).ok();
+        self.events.contained(f);
     }
 }
 
@@ -520,10 +496,10 @@ impl<T: Send + 'static, R: Send + 'static> Host<R> for InSpan<'_, T, R> {
     fn call(&self, items: usize, f: &mut dyn FnMut() -> Outcomes<R>) -> Kind<R> {
         let outcomes = contain(|| self.span.in_scope(f));
         let outcomes = outcomes.unwrap_or_else(|panicked| {
-            self.span.in_scope(|| self.shared.say(Event::Panic, &panicked));
+            self.span.in_scope(|| self.shared.events.emit(Event::Panic, || &panicked));
             Outcomes::failed(panicked)
         });
-        self.shared.checked(outcomes, items)
+        outcomes.checked(items, &self.shared.events)
     }
 
     fn judge(&self, failure: &Failure) -> Verdict {
@@ -539,7 +515,7 @@ impl<T: Send + 'static, R: Send + 'static> Host<R> for InSpan<'_, T, R> {
             Ok(true) => Verdict::Passing,
             Ok(false) => Verdict::Lasting,
             Err(panicked) => {
-                self.shared.say(Event::Panic, &panicked);
+                self.shared.events.emit(Event::Panic, || &panicked);
                 Verdict::Lasting
             }
         }
@@ -551,7 +527,7 @@ impl<T: Send + 'static, R: Send + 'static> Host<R> for InSpan<'_, T, R> {
             return false;
         }
         let length = shared.config.backoff().pause(attempts);
-        self.span.in_scope(|| shared.say(Event::Retry, failure));
+        self.span.in_scope(|| shared.events.emit(Event::Retry, || failure));
         let until = shared.clock().after(length);
         let mut pause = shared.pause.lock();
         pause.resting += self.count;

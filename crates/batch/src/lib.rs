@@ -44,7 +44,7 @@
 //!
 //! # What it costs
 //! One thread for each worker (one, unless set otherwise) with the standard stack. A `send` takes no lock, nearly always (2 ns where
-//! no other processor has its memory; 10 to 17 ns an item from `send` to processed, batches of 100, under full load); with a
+//! no other processor has its memory; 10 to 25 ns an item from `send` to processed, batches of 100, with up to 8 senders on 2 processors); with a
 //! [`weigher`](BatcherBuilder::weigher) one lock. No allocations once warm, but for a ticket: one small object. At rest a ring for each
 //! thread that sends, of at most 1,024 items or 256 KiB (16 items at least), and what waits beyond that. An idle worker looks for
 //! new items for some microseconds, at most 50, before it sleeps.

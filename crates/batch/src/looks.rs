@@ -25,11 +25,6 @@ const LONG: Duration = Duration::from_micros(50);
 /// A sleep shorter than this should have been looks.
 const SHORT: Duration = Duration::from_micros(100);
 
-/// Whether anybody looks: time that stands still teaches nothing.
-pub(crate) fn are_of_use(clock: &Clock) -> bool {
-    !OFF && matches!(clock, Clock::Real)
-}
-
 /// One wait's looks.
 pub(crate) struct Round {
     look: u32,
@@ -38,9 +33,10 @@ pub(crate) struct Round {
 }
 
 impl Round {
-    /// So many looks at most; none where they are of no use.
+    /// So many looks at most; none on a clock that stands still, where they teach nothing.
     pub(crate) fn new(bound: u32, clock: &Clock) -> Self {
-        Self { look: 0, bound: if are_of_use(clock) { bound } else { 0 }, since: None }
+        let of_use = !OFF && matches!(clock, Clock::Real);
+        Self { look: 0, bound: if of_use { bound } else { 0 }, since: None }
     }
 
     /// The number of the next look, if there is to be one.
@@ -92,8 +88,20 @@ pub(crate) fn pause(look: u32) {
 
 #[cfg(all(test, not(fullbore_loom)))]
 mod tests {
-    use super::{LEAST, Looks, MOST, SHORT};
-    use std::time::Duration;
+    use super::{CLOSE, LEAST, LONG, Looks, MOST, Round, SHORT};
+    use fullbore_core::{Clock, PausedClock};
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn a_round_ends_by_number_by_time_and_on_a_paused_clock_at_once() {
+        let mut round = Round::new(3, &Clock::Real);
+        assert_eq!([(); 4].map(|()| round.next()), [Some(0), Some(1), Some(2), None]);
+        assert_eq!(Round::new(MOST, &Clock::from(PausedClock::new())).next(), None);
+        let mut round = Round::new(MOST, &Clock::Real);
+        (0..CLOSE).for_each(|look| assert_eq!(round.next(), Some(look)));
+        round.since = Instant::now().checked_sub(2 * LONG);
+        assert_eq!(round.next(), None, "its time is over");
+    }
 
     #[test]
     fn short_sleeps_lengthen_the_looks_and_long_ones_shorten_them() {

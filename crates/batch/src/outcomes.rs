@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
-use fullbore_core::Failure;
+use fullbore_core::{Events, Failure};
 
 /// What came of a batch of items with results `R`.
 pub struct Outcomes<R>(pub(crate) Kind<R>);
@@ -31,6 +31,26 @@ impl<R> Outcomes<R> {
     #[must_use]
     pub fn failed(failure: Failure) -> Self {
         Self(Kind::Failed(failure))
+    }
+}
+
+impl<R> Outcomes<R> {
+    /// Refuses a wrong number of results. Their destructors are user code: two panics in one drop of all would abort.
+    pub(crate) fn checked(self, expected: usize, events: &Events) -> Kind<R> {
+        let got = match &self.0 {
+            Kind::Done(results) => results.len(),
+            Kind::Each(results) => results.len(),
+            Kind::Failed(_) => expected,
+        };
+        if got == expected {
+            return self.0;
+        }
+        match self.0 {
+            Kind::Done(results) => results.into_iter().for_each(|result| events.contained(|| drop(result))),
+            Kind::Each(results) => results.into_iter().for_each(|result| events.contained(|| drop(result))),
+            Kind::Failed(failure) => return Kind::Failed(failure),
+        }
+        Kind::Failed(Failure::Mismatch { expected, got })
     }
 }
 

@@ -29,9 +29,10 @@ type MakeRows<T> = dyn Fn(&T, &mut PostgresRow<'_>) -> Result<(), Cause> + Send 
 ///
 /// ```no_run
 /// use fullbore_batch::{Batcher, CopyIn};
-/// # use std::sync::Mutex;
-/// # struct Pool(Mutex<postgres::Client>);
-/// # impl Pool { fn get(&self) -> Result<Box<postgres::Client>, postgres::Error> { todo!() } }
+/// # struct Pool(postgres::Config);
+/// # impl Pool {
+/// #     fn get(&self) -> Result<Box<postgres::Client>, postgres::Error> { self.0.connect(postgres::NoTls).map(Box::new) }
+/// # }
 /// # fn example(pool: Pool) -> Result<(), Box<dyn std::error::Error>> {
 ///
 /// let copy = CopyIn::new("readings", ["sensor", "value"], |(sensor, value): &(i32, f64), row| row.put(&[sensor, value]));

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use common::{Gate, NEVER, blow_up};
+use common::{Gate, NEVER, Refused, blow_up};
 use fullbore_batch::{Batch, Batcher, CallError, Config, Outcomes, OwnThread};
 use fullbore_core::{BuildError, Clock, EnvReader, Failure, OnDrop, Overflow, PausedClock, SendError, Shutdown, Sink};
 use fullbore_metrics::{Station, StationKind};
@@ -598,17 +598,6 @@ fn c7_a_file_is_read_and_unknown_fields_are_refused() {
     assert_eq!(again, config);
     assert!(serde_json::from_str::<Config>(r#"{"max_item": 5}"#).unwrap_err().to_string().contains("max_item"));
 }
-
-#[derive(Debug)]
-struct Refused(u32);
-
-impl std::fmt::Display for Refused {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "the server said {}", self.0)
-    }
-}
-
-impl std::error::Error for Refused {}
 
 #[test]
 fn c8_errors_say_why() {

@@ -13,9 +13,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{NEVER, blow_up};
-use fullbore_batch::{Batch, KeyedBatcher, Ticket};
-use fullbore_core::{Failure, OnDrop, Overflow, PausedClock};
+use common::{Fate, NEVER, blow_up, fails, fate, panics};
+use fullbore_batch::{Batch, KeyedBatcher};
+use fullbore_core::{OnDrop, Overflow, PausedClock};
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -53,16 +53,6 @@ struct Setup {
     one_in_flight: bool,
     drop_oldest: bool,
     one_hash: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    Served,
-    Failed,
-    Panicked,
-    Dropped,
-    Returned,
-    Refused,
 }
 
 #[derive(Debug)]
@@ -226,28 +216,6 @@ impl Model {
         }
         self.pressed |= std::mem::take(&mut self.unrelieved);
         go.send(()).unwrap();
-    }
-}
-
-fn fails(id: u32) -> bool {
-    id % 3 == 1
-}
-
-fn panics(batch: &[u32]) -> bool {
-    batch.iter().any(|id| id % 11 == 10)
-}
-
-fn fate(ticket: Ticket<u32>, id: u32) -> Fate {
-    match ticket.try_take().expect("every ticket is resolved") {
-        Ok(result) => {
-            assert_eq!(result, id * 2, "the result of another item");
-            Fate::Served
-        }
-        Err(Failure::Error(_)) => Fate::Failed,
-        Err(Failure::Panicked(_)) => Fate::Panicked,
-        Err(Failure::Dropped) => Fate::Dropped,
-        Err(Failure::Closed) => Fate::Returned,
-        Err(other) => panic!("{other}"),
     }
 }
 

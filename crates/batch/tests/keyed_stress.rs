@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use common::{Dice, blow_up};
-use fullbore_batch::{Batch, KeyedBatcher, Outcomes, Ticket};
+use common::{Dice, Tally, add, blow_up};
+use fullbore_batch::{Batch, KeyedBatcher, Outcomes};
 use fullbore_core::{Failure, Overflow};
 
 const PRODUCERS: u64 = 64;
@@ -37,35 +37,6 @@ impl Clone for Key {
             blow_up();
         }
         Self { ..*self }
-    }
-}
-
-#[derive(Default)]
-struct Tally {
-    /// The call panicked before the item was in.
-    unwound: AtomicU64,
-    refused: AtomicU64,
-    served: AtomicU64,
-    failed: AtomicU64,
-    dropped: AtomicU64,
-    closed: AtomicU64,
-}
-
-fn add(count: &AtomicU64) {
-    count.fetch_add(1, Ordering::Relaxed);
-}
-
-impl Tally {
-    fn ticket(&self, ticket: Ticket<Item>, item: Item) {
-        match ticket.wait() {
-            Ok(result) => {
-                assert_eq!(result, item, "the result of another item");
-                add(&self.served);
-            }
-            Err(Failure::Dropped) => add(&self.dropped),
-            Err(Failure::Closed) => add(&self.closed),
-            Err(_) => add(&self.failed),
-        }
     }
 }
 
@@ -169,11 +140,11 @@ fn round(seed: u64) {
                     match dice.roll(60) {
                         0 => handle.flush().unwrap(),
                         1 => handle.flush_key(&key()).unwrap(),
-                        2 => tickets.drain(..).for_each(|(ticket, item)| tally.ticket(ticket, item)),
+                        2 => tickets.drain(..).for_each(|(ticket, item)| tally.ticket(ticket, &item)),
                         _ => {}
                     }
                 }
-                tickets.into_iter().for_each(|(ticket, item)| tally.ticket(ticket, item));
+                tickets.into_iter().for_each(|(ticket, item)| tally.ticket(ticket, &item));
             });
         }
         if early_close {

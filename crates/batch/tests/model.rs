@@ -6,9 +6,9 @@ mod common;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use common::{Gate, NEVER, blow_up};
-use fullbore_batch::{Batch, Batcher, Ticket};
-use fullbore_core::{Failure, Overflow, PausedClock};
+use common::{Fate, Gate, NEVER, blow_up, fails, fate, panics};
+use fullbore_batch::{Batch, Batcher};
+use fullbore_core::{Overflow, PausedClock};
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -28,16 +28,6 @@ struct Setup {
     linger: Option<u64>,
     capacity: usize,
     drop_oldest: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    Served,
-    Failed,
-    Panicked,
-    Dropped,
-    Returned,
-    Refused,
 }
 
 struct Queued {
@@ -117,28 +107,6 @@ impl Model {
             self.fates[*id as usize] = Some(fate);
         }
         true
-    }
-}
-
-fn fails(id: u32) -> bool {
-    id % 3 == 1
-}
-
-fn panics(batch: &[u32]) -> bool {
-    batch.iter().any(|id| id % 11 == 10)
-}
-
-fn fate(ticket: Ticket<u32>, id: u32) -> Fate {
-    match ticket.try_take().expect("every ticket is resolved") {
-        Ok(result) => {
-            assert_eq!(result, id * 2, "the result of another item");
-            Fate::Served
-        }
-        Err(Failure::Error(_)) => Fate::Failed,
-        Err(Failure::Panicked(_)) => Fate::Panicked,
-        Err(Failure::Dropped) => Fate::Dropped,
-        Err(Failure::Closed) => Fate::Returned,
-        Err(other) => panic!("{other}"),
     }
 }
 

@@ -10,41 +10,14 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use common::{Dice, blow_up};
-use fullbore_batch::{Batch, Batcher, Outcomes, Ticket};
+use common::{Dice, Tally, add, blow_up};
+use fullbore_batch::{Batch, Batcher, Outcomes};
 use fullbore_core::{Failure, Overflow};
 
 const PRODUCERS: usize = 8;
 const ITEMS: u64 = 400;
 
 type Item = (usize, u64);
-
-#[derive(Default)]
-struct Tally {
-    refused: AtomicU64,
-    served: AtomicU64,
-    failed: AtomicU64,
-    dropped: AtomicU64,
-    closed: AtomicU64,
-}
-
-fn add(count: &AtomicU64) {
-    count.fetch_add(1, Ordering::Relaxed);
-}
-
-impl Tally {
-    fn ticket(&self, ticket: Ticket<Item>, item: Item) {
-        match ticket.wait() {
-            Ok(result) => {
-                assert_eq!(result, item, "the result of another item");
-                add(&self.served);
-            }
-            Err(Failure::Dropped) => add(&self.dropped),
-            Err(Failure::Closed) => add(&self.closed),
-            Err(_) => add(&self.failed),
-        }
-    }
-}
 
 fn round(seed: u64) {
     println!("seed {seed}");
@@ -119,11 +92,11 @@ fn round(seed: u64) {
                     add(offered);
                     match dice.roll(40) {
                         0 => handle.flush().unwrap(),
-                        1 => tickets.drain(..).for_each(|(ticket, item)| tally.ticket(ticket, item)),
+                        1 => tickets.drain(..).for_each(|(ticket, item)| tally.ticket(ticket, &item)),
                         _ => {}
                     }
                 }
-                tickets.into_iter().for_each(|(ticket, item)| tally.ticket(ticket, item));
+                tickets.into_iter().for_each(|(ticket, item)| tally.ticket(ticket, &item));
             });
         }
         if early_close {

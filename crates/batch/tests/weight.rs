@@ -104,8 +104,9 @@ fn an_oversized_item_is_refused_if_so_set() {
     batcher.send(10).unwrap();
     assert_eq!(sees.recv().unwrap(), [10]);
     batcher.close().unwrap();
+    assert!(batcher.send(11).unwrap_err().is_closed(), "a smaller one would not come in either");
     let seen = batcher.station().snapshot();
-    assert_eq!((seen.refused, seen.served), (1, 1));
+    assert_eq!((seen.refused, seen.served), (2, 1));
     assert!(seen.balanced());
 }
 

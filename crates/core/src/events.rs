@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::error::contain;
+
 /// What happened. None of these happens for each item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -59,11 +61,20 @@ impl Events {
     }
 
     /// Emits one, if it is due. `detail` is built only then.
+    ///
+    /// Subscribers are user code, and so is what they print: a panic there ends here, and changes nothing in what is told of.
     #[cfg_attr(not(feature = "tracing"), expect(unused_variables, reason = "nothing is emitted"))]
     #[inline]
     pub fn emit<D: fmt::Display>(&self, event: Event, detail: impl FnOnce() -> D) {
         #[cfg(feature = "tracing")]
         self.inner.emit(event, detail);
+    }
+
+    /// Runs user code where a panic has nobody to go to: a destructor, a hook on our own thread. A panic is an event.
+    pub fn contained(&self, f: impl FnOnce()) {
+        if let Err(panicked) = contain(f) {
+            self.emit(Event::Panic, || panicked);
+        }
     }
 }
 
@@ -115,6 +126,7 @@ impl CallerSpan {
 #[cfg(feature = "tracing")]
 mod imp {
     use super::Event;
+    use crate::error::contain;
     use std::fmt;
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Instant;
@@ -155,14 +167,38 @@ mod imp {
             }
             let suppressed = kind.suppressed.swap(0, Ordering::Relaxed);
             let (area, name, kind) = (self.area, self.name.as_str(), event.name());
-            let detail = detail();
-            tracing::warn!(target: "fullbore", area, name, event = kind, suppressed, "{detail}");
+            // The panic hook has told of it, and there is nobody else to tell.
+            contain(|| {
+                let detail = detail();
+                tracing::warn!(target: "fullbore", area, name, event = kind, suppressed, "{detail}");
+            })
+            .ok();
         }
     }
 
     #[cfg(all(test, not(fullbore_loom)))]
     mod tests {
         use super::{Event, Inner, Ordering};
+        use std::fmt;
+
+        struct Spiteful;
+
+        impl fmt::Display for Spiteful {
+            fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+                std::panic::resume_unwind(Box::new("on purpose"))
+            }
+        }
+
+        #[test]
+        fn a_panic_while_it_is_told_of_ends_there() {
+            let events = Inner::new("core", "spiteful");
+            let seen = fullbore_testkit::events::capture(|| {
+                events.emit(Event::Drop, || Spiteful);
+                events.emit(Event::Panic, || "told after it");
+            });
+            assert_eq!(seen.len(), 1);
+            assert!(seen[0].contains("told after it"));
+        }
 
         #[test]
         fn what_was_left_out_is_counted_in_the_next_one() {

@@ -59,7 +59,7 @@ pub(crate) struct Intake<T, E> {
     barrier: Barrier,
     /// Apart from what senders read each time.
     monitor: Apart<Monitor<State<T, E>>>,
-    /// Moves on whenever places are given back: for a sender that looks without the lock.
+    /// Moves on whenever places are given back, and at the close: for a sender that looks without the lock.
     given_back: Apart<AtomicU64>,
     /// All lanes once more, for counting without the lock.
     roll: Arc<Roll<T, E>>,
@@ -577,7 +577,7 @@ impl<T, E> Intake<T, E> {
         lane.grant(side.granted);
         // SAFETY: it is the caller's lane.
         let claimed = unsafe { self.claim_on(lane) };
-        // Only the lock's holder lowers limits.
+        // Nobody lowers limits while this thread has the lock.
         claimed.expect("granted just now").fill_with(item, extra);
         lent
     }
@@ -842,7 +842,15 @@ impl<T, E> Intake<T, E> {
     /// Gives the places of a group back before it is done: the work is over, but a [`flush`](Self::flush) still waits.
     pub(crate) fn vacate(&self, group: &mut Group) {
         let (count, weight) = (std::mem::take(&mut group.held), std::mem::take(&mut group.weight));
-        places::leave(&mut self.monitor.0.lock(), count, weight);
+        let mut state = self.monitor.0.lock();
+        self.tell_lookers();
+        places::leave(&mut state, count, weight);
+    }
+
+    /// Senders that look for room look under the lock next. Only under the lock.
+    fn tell_lookers(&self) {
+        // ORDERING: Relaxed: a hint, see `enter`.
+        self.given_back.0.store(self.given_back.0.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
     /// Changes how many items a group has at most.
@@ -867,8 +875,7 @@ impl<T, E> Intake<T, E> {
     /// A group is done; gives its places back.
     #[expect(clippy::needless_pass_by_value, reason = "a group is done once")]
     fn end(&self, state: &mut Locked<'_, State<T, E>>, group: Group) {
-        // ORDERING: Relaxed: a hint, see `enter`. Only under the lock.
-        self.given_back.0.store(self.given_back.0.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        self.tell_lookers();
         state.in_flight.retain(|flight| flight.first != group.first);
         places::leave(state, group.held, group.weight);
         if state.places.has_line() && state.now().saturating_duration_since(group.taken) >= FAIR_AFTER {
@@ -909,6 +916,7 @@ impl<T, E> Intake<T, E> {
 
     fn refuse(&self, state: &mut Locked<'_, State<T, E>>) {
         places::close(state);
+        self.tell_lookers();
         // What is on its way has been accepted: here it is in its lane.
         self.freeze(state);
         state.notify_all(|state| &mut state.not_empty);

@@ -170,14 +170,7 @@ impl<K, T, R> Shared<K, T, R> {
 
     /// Runs the user's destructors and hooks where a panic has nobody to go to.
     pub(super) fn user_code(&self, f: impl FnOnce()) {
-        if let Err(panicked) = contain(f) {
-            self.say(Event::Panic, &panicked);
-        }
-    }
-
-    /// An event on a thread that must go on: a subscriber is user code, too.
-    pub(super) fn say(&self, event: Event, failure: &Failure) {
-        contain(|| self.events.emit(event, || failure)).ok();
+        self.events.contained(f);
     }
 
     pub(super) fn flush(&self, deadline: Option<Instant>) -> Result<(), FlushError> {
@@ -251,8 +244,7 @@ impl<K, T, R> Shared<K, T, R> {
             self.crew.join(self.clock().after(patience))
         };
         if in_flight > 0 || !stuck.is_empty() {
-            // A subscriber is user code, and the items are not handed over yet.
-            contain(|| self.events.emit(Event::Abandoned, || format!("{in_flight} items in process"))).ok();
+            self.events.emit(Event::Abandoned, || format!("{in_flight} items in process"));
         }
         Left { outs, in_flight, stuck }
     }
@@ -340,7 +332,7 @@ impl<K: Hash + Eq + Clone, T, R> Shared<K, T, R> {
                     Ok(key) => items.push((key, item)),
                     Err(panicked) => {
                         // Without a key it cannot go back. The others can.
-                        self.say(Event::Panic, &panicked);
+                        self.events.emit(Event::Panic, || &panicked);
                         self.user_code(|| self.bury(key, item, Failure::Closed));
                     }
                 }

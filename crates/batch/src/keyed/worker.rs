@@ -243,10 +243,10 @@ impl<K: Clone, T, R> Worker<'_, K, T, R> {
             }
         };
         let outcomes = outcomes.unwrap_or_else(|panicked| {
-            span.in_scope(|| shared.say(Event::Panic, &panicked));
+            span.in_scope(|| shared.events.emit(Event::Panic, || &panicked));
             Outcomes::failed(panicked)
         });
-        let outcomes = self.checked(outcomes, count);
+        let outcomes = outcomes.checked(count, &shared.events);
         self.now = shared.now();
         shared.station.took(Duration::from_nanos(self.now.saturating_sub(began)));
         let served = match &outcomes {
@@ -288,24 +288,5 @@ impl<K: Clone, T, R> Worker<'_, K, T, R> {
                 shared.user_code(|| drop(failure));
             }
         }
-    }
-
-    /// Refuses a wrong number of results. Their destructors are user code: two panics in one drop of all would abort.
-    fn checked(&self, outcomes: Outcomes<R>, expected: usize) -> Kind<R> {
-        let got = match &outcomes.0 {
-            Kind::Done(results) => results.len(),
-            Kind::Each(results) => results.len(),
-            Kind::Failed(_) => expected,
-        };
-        if got == expected {
-            return outcomes.0;
-        }
-        let shared = self.shared;
-        match outcomes.0 {
-            Kind::Done(results) => results.into_iter().for_each(|result| shared.user_code(|| drop(result))),
-            Kind::Each(results) => results.into_iter().for_each(|result| shared.user_code(|| drop(result))),
-            Kind::Failed(failure) => return Kind::Failed(failure),
-        }
-        Kind::Failed(Failure::Mismatch { expected, got })
     }
 }

@@ -200,9 +200,9 @@ impl<K: Send + 'static, V: Send + 'static> Shared<K, V> {
             // It was never worked on, so it is still here.
             Err(panicked) => (Outcomes::failed(panicked), Some(pairs)),
         };
-        let came = self.checked(outcomes, count);
+        let came = self.judged(outcomes, count);
         if let Came::Badly(panicked @ Failure::Panicked(_)) = &came {
-            span.in_scope(|| self.say(Event::Panic, panicked));
+            span.in_scope(|| self.events.emit(Event::Panic, || panicked));
         }
         self.station.took(self.clock().now().saturating_duration_since(began));
         let mut sorted = Sorted { failed: 0, kept: Vec::new(), dead: Vec::new() };
@@ -272,24 +272,14 @@ impl<K: Send + 'static, V: Send + 'static> Shared<K, V> {
         self.role_is_free(&mut state);
     }
 
-    /// Refuses a wrong number of results. Their destructors are user code: two panics in one drop of all would abort.
-    fn checked(&self, outcomes: Outcomes<()>, expected: usize) -> Came {
-        match outcomes.0 {
+    /// What it means for the pairs.
+    fn judged(&self, outcomes: Outcomes<()>, expected: usize) -> Came {
+        match outcomes.checked(expected, &self.events) {
             Kind::Failed(failure) => Came::Badly(failure),
-            Kind::Done(results) if results.len() == expected => Came::Well,
-            Kind::Each(results) if results.len() == expected => {
-                if results.iter().all(Result::is_ok) {
-                    Came::Well
-                } else {
-                    Came::Mixed(results.into_iter().map(Result::err).collect())
-                }
+            Kind::Each(results) if results.iter().any(Result::is_err) => {
+                Came::Mixed(results.into_iter().map(Result::err).collect())
             }
-            Kind::Done(results) => Came::Badly(Failure::Mismatch { expected, got: results.len() }),
-            Kind::Each(results) => {
-                let got = results.len();
-                results.into_iter().for_each(|result| self.user_code(|| drop(result)));
-                Came::Badly(Failure::Mismatch { expected, got })
-            }
+            Kind::Done(_) | Kind::Each(_) => Came::Well,
         }
     }
 }
@@ -479,7 +469,7 @@ impl<K, V> Shared<K, V> {
             gone += updates;
             self.station.began(updates);
             self.station.ended(Outcome::Failed, updates);
-            self.say(Event::Panic, &failure);
+            self.events.emit(Event::Panic, || &failure);
             self.user_code(|| self.bury(pair, failure));
         }
         gone
@@ -631,13 +621,6 @@ impl<K, V> Shared<K, V> {
 
     /// Runs the user's destructors and hooks where a panic has nobody to go to.
     fn user_code(&self, f: impl FnOnce()) {
-        if let Err(panicked) = contain(f) {
-            self.say(Event::Panic, &panicked);
-        }
-    }
-
-    /// An event on a thread that must go on: a subscriber is user code, too.
-    fn say(&self, event: Event, failure: &Failure) {
-        contain(|| self.events.emit(event, || failure)).ok();
+        self.events.contained(f);
     }
 }

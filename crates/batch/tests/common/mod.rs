@@ -1,9 +1,14 @@
 //! What the tests share.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+use std::fmt::{self, Debug};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+
+use fullbore_batch::Ticket;
+use fullbore_core::Failure;
 
 /// A linger that never ends by itself.
 pub const NEVER: Duration = Duration::MAX;
@@ -74,3 +79,80 @@ impl Dice {
         (self.0 >> 11) % n
     }
 }
+
+/// What became of many items, counted by many threads.
+#[derive(Default)]
+pub struct Tally {
+    /// The call panicked before the item was in.
+    pub unwound: AtomicU64,
+    pub refused: AtomicU64,
+    pub served: AtomicU64,
+    pub failed: AtomicU64,
+    pub dropped: AtomicU64,
+    pub closed: AtomicU64,
+}
+
+pub fn add(count: &AtomicU64) {
+    count.fetch_add(1, Ordering::Relaxed);
+}
+
+impl Tally {
+    /// Waits for the item's own result, which is the item.
+    pub fn ticket<T: Debug + PartialEq>(&self, ticket: Ticket<T>, item: &T) {
+        match ticket.wait() {
+            Ok(result) => {
+                assert_eq!(&result, item, "the result of another item");
+                add(&self.served);
+            }
+            Err(Failure::Dropped) => add(&self.dropped),
+            Err(Failure::Closed) => add(&self.closed),
+            Err(_) => add(&self.failed),
+        }
+    }
+}
+
+/// What becomes of an item in the model tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    Served,
+    Failed,
+    Panicked,
+    Dropped,
+    Returned,
+    Refused,
+}
+
+pub fn fails(id: u32) -> bool {
+    id % 3 == 1
+}
+
+pub fn panics(batch: &[u32]) -> bool {
+    batch.iter().any(|id| id % 11 == 10)
+}
+
+/// What its ticket says of an item, by now.
+pub fn fate(ticket: Ticket<u32>, id: u32) -> Fate {
+    match ticket.try_take().expect("every ticket is resolved") {
+        Ok(result) => {
+            assert_eq!(result, id * 2, "the result of another item");
+            Fate::Served
+        }
+        Err(Failure::Error(_)) => Fate::Failed,
+        Err(Failure::Panicked(_)) => Fate::Panicked,
+        Err(Failure::Dropped) => Fate::Dropped,
+        Err(Failure::Closed) => Fate::Returned,
+        Err(other) => panic!("{other}"),
+    }
+}
+
+/// An error of a process function.
+#[derive(Debug)]
+pub struct Refused(pub u32);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the server said {}", self.0)
+    }
+}
+
+impl std::error::Error for Refused {}
