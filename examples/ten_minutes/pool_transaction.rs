@@ -9,7 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         tx.execute("INSERT INTO accounts VALUES (7, 0) ON CONFLICT DO NOTHING", &[])?;
         tx.query_one("UPDATE accounts SET cents = cents + 100 WHERE id = 7 RETURNING cents", &[])?.try_get::<_, i32>(0)
     })?; // committed; an error or a panic inside would have rolled it back
-    println!("account 7 holds {cents} cents; {:?}", pool.state());
+    println!("account 7 holds {cents} cents; {:?}", pool.status());
     // ANCHOR_END: body
     assert!(cents >= 100);
     Ok(())

@@ -20,12 +20,16 @@ pub enum Event {
     Panic,
     /// A thread or accepted work was left behind at close.
     Abandoned,
+    /// Something that was lent has been out for too long, or came back after that.
+    Leak,
+    /// A thread asks for a second one of what it holds already.
+    Nested,
 }
 
 impl Event {
     /// How many kinds there are.
     #[cfg(feature = "tracing")]
-    const COUNT: usize = 6;
+    const COUNT: usize = 8;
 
     /// The name in the event's `event` field.
     #[must_use]
@@ -37,6 +41,8 @@ impl Event {
             Event::Reconnect => "reconnect",
             Event::Panic => "panic",
             Event::Abandoned => "abandoned",
+            Event::Leak => "leak",
+            Event::Nested => "nested",
         }
     }
 }

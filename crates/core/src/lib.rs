@@ -57,6 +57,8 @@ mod parker;
 mod room;
 #[cfg(feature = "serde")]
 pub mod serde_text;
+#[doc(hidden)]
+pub mod shim;
 mod shutdown;
 #[cfg(feature = "signals")]
 mod signals;

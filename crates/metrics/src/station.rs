@@ -320,6 +320,18 @@ impl Station {
         self.count(Way::Passed, n);
     }
 
+    /// One item came in and its service began at once. `true` if this service is to be timed: one in 64, chosen at random.
+    #[inline]
+    pub fn entered(&self) -> bool {
+        let mine = self.mine();
+        mine.write(|cell| cell.count(Way::Entered, 1));
+        let untimed = mine.get().is_some_and(StationCell::pass_untimed);
+        if !untimed && let Some(cell) = mine.get() {
+            cell.time_after(sample::gap());
+        }
+        !untimed
+    }
+
     /// The service of `n` items ended.
     #[inline]
     pub fn ended(&self, outcome: Outcome, n: usize) {

@@ -1,261 +1,669 @@
-//! Checkout, return, close: what happens to a place. Protocol in the crate's README.
+//! Checkout and return: what happens to a place. Protocol in the crate's README.
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::Arc;
+use std::hash::BuildHasher;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-use fullbore_core::{Clock, Event, Events, Locked, Monitor, Refusal, Serve, Undelivered, contain};
-use fullbore_metrics::{Departure, Outcome, Station, StationKind, sampled};
+use fullbore_core::{Clock, Event, Events, Locked, Monitor, Refusal, Serve, contain};
+use fullbore_metrics::{Departure, Outcome, Station, StationKind};
+use hashbrown::DefaultHashBuilder;
 
-use crate::config::Config;
+use crate::background::{Background, Keep};
+use crate::config::{Config, OnPanic, QueueMode};
 use crate::connection::Connection;
-use crate::error::{GetError, PoolState};
+use crate::desk::{Claim, Desk};
+use crate::error::{GetError, Status};
+use crate::fork;
+use crate::hot::{self, Index};
+use crate::leak::Lease;
 use crate::manager::{Key, KeyedManager};
-use crate::shelf::{Claim, Held, Shelf};
+use crate::nested::{Home, Nested, held_here};
+use crate::slot::{Held, Out, Slots, Taken};
+use crate::stats::Why;
+use crate::top::Top;
 
 /// What the handles of a pool and its connections share.
 pub(crate) struct Shared<K: Key, M: KeyedManager<K>> {
-    pub(crate) monitor: Monitor<Shelf<K, M::Connection>>,
-    pub(crate) manager: M,
-    pub(crate) config: Config,
+    /// Tells pools apart; never 0.
+    pub(crate) id: u64,
+    pub(crate) slots: Slots<K, M>,
+    /// Whether a checkout may go without the lock.
+    quick: bool,
+    /// Whether book is kept of who has what.
+    watched: bool,
+    /// `validate_after`, in nanoseconds.
+    validate_after: u64,
+    forks: u32,
+    /// How often trust in all idle connections was lost. Changed under the lock.
+    pub(crate) trust: AtomicU64,
+    index: Option<Index>,
+    hasher: DefaultHashBuilder,
+    pub(crate) only_key: Option<K>,
+    pub(crate) clock: Clock,
     pub(crate) station: Station,
-    events: Events,
+    pub(crate) manager: M,
+    pub(crate) monitor: Monitor<Desk<K, M>>,
+    pub(crate) config: Config,
+    pub(crate) events: Events,
+    pub(crate) background: Background,
+    pub(crate) top: Mutex<Top<K>>,
+    /// For what runs in the background.
+    pub(crate) me: Weak<Self>,
 }
 
-type LockedShelf<'a, K, C> = Locked<'a, Shelf<K, C>>;
+pub(crate) type LockedDesk<'a, K, M> = Locked<'a, Desk<K, M>>;
 
-/// A place in the pool, given up when dropped: whatever the manager does, the count comes out right.
-pub(crate) struct Place<'a, K: Key, M: KeyedManager<K>> {
-    pub(crate) shared: &'a Shared<K, M>,
-    pub(crate) key: &'a K,
-}
-
-impl<K: Key, M: KeyedManager<K>> Drop for Place<'_, K, M> {
-    fn drop(&mut self) {
-        let mut shelf = self.shared.monitor.lock();
-        shelf.give_up_place(self.key);
-        grant_next(&mut shelf);
-    }
-}
-
-/// The one path on which waiters get something. Called, under the same lock, after each change of what can be claimed:
-/// return, destroy, failed connect, given-up wait, and also a claim, because the one who took it may have been faster than
-/// a waiter who was told of it. Walks the line and lets everybody look who can be served now; who waited too long is handed
-/// it (C9).
-fn grant_next<K: Key, C>(shelf: &mut LockedShelf<'_, K, C>) {
-    if shelf.closed {
-        if shelf.out() == 0 {
-            shelf.notify_all(|shelf| &mut shelf.all_back);
-        }
-        return;
-    }
-    let mut chances = shelf.chances();
-    if chances == 0 || shelf.waiters.is_empty() {
-        return;
-    }
-    shelf.serve(
-        |shelf| &mut shelf.waiters,
-        |shelf, waiting, overdue| {
-            if chances == 0 {
-                return Serve::Stop;
-            }
-            if !shelf.can_claim(waiting.tag) {
-                return Serve::Skip;
-            }
-            chances -= 1;
-            match overdue.then(|| shelf.claim(waiting.tag)).flatten() {
-                Some(claim) => Serve::Grant(claim),
-                None => Serve::Nudge,
-            }
-        },
-    );
+/// How a caller of `get` waits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Patience {
+    /// Not at all.
+    Now,
+    /// As long as the pool says.
+    Default,
+    /// Until then.
+    Until(Instant),
 }
 
 impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
-    pub(crate) fn new(config: Config, clock: Clock, manager: M) -> Self {
-        let station =
-            Station::builder(config.name.clone()).kind(StationKind::Pool).parallelism(config.max_size).build();
-        let events = Events::new("pool", &config.name);
-        let shelf = Shelf::new(config.max_size, config.max_per_key);
-        Self { monitor: Monitor::new(shelf, clock), manager, config, station, events }
+    pub(crate) fn new(config: Config, clock: Clock, background: Background, manager: M) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        fork::watch();
+        let only_key = M::only_key();
+        Arc::new_cyclic(|me| Self {
+            // ORDERING: Relaxed: only the numbers' being different matters.
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            slots: Slots::new(),
+            quick: config.queue_mode == QueueMode::Lifo,
+            watched: config.leak_after.is_some() || config.nested != Nested::Off,
+            validate_after: nanos(config.validate_after),
+            forks: fork::generation(),
+            trust: AtomicU64::new(0),
+            index: only_key.is_none().then(|| Index::new(config.max_size)),
+            hasher: DefaultHashBuilder::default(),
+            only_key,
+            station: Station::builder(config.name.clone()).kind(StationKind::Pool).parallelism(config.max_size).build(),
+            manager,
+            monitor: Monitor::new(Desk::new(&config), clock.clone()),
+            clock,
+            events: Events::new("pool", &config.name),
+            config,
+            background,
+            top: Mutex::new(Top::new()),
+            me: Weak::clone(me),
+        })
     }
 
-    /// When a call that names no deadline gives up; `None` is never.
-    pub(crate) fn default_deadline(&self) -> Option<Instant> {
-        self.monitor.clock().after(self.config.get_timeout)
-    }
-
+    #[inline]
     pub(crate) fn get(
-        self: &Arc<Self>,
+        &self,
         key: &K,
-        deadline: Option<Instant>,
-        wait: bool,
+        patience: Patience,
+        site: &'static Location<'static>,
     ) -> Result<Connection<K, M>, GetError<M::Error>> {
-        let (mut shelf, mut now) = self.lock_swept();
-        let mut claim = shelf.claim(key);
-        // C6: what parks is timed each time.
-        let since = (claim.is_none() && wait).then(Instant::now);
-        if since.is_some() {
-            let tag = key.clone();
-            self.station.arrived(1);
-            claim = shelf.wait_turn(|shelf| &mut shelf.waiters, deadline, tag, |shelf| shelf.claim(key));
-            now = shelf.now();
+        if self.watched
+            && let Some(refused) = self.nested()
+        {
+            return Err(refused);
         }
-        let late = deadline.is_some_and(|deadline| deadline <= now);
-        let at_once = matches!(&claim, Some(Claim::Idle(held)) if self.is_trusted(held, now));
-        let mut unwanted = Vec::new();
-        // A handed-over claim can come after a close or the deadline. Who is out of time gets what is there, but must not
-        // cost anybody a connection by a check or an eviction that has no time to succeed.
-        if shelf.closed || (late && !at_once) {
-            if let Some(claim) = claim.take() {
-                shelf.undo(key, claim);
+        match self.take_hot(key) {
+            Some(out) => {
+                let timed = self.station.entered();
+                Ok(self.hand_out(out, timed.then(Instant::now), site))
             }
-            if shelf.closed {
-                unwanted = shelf.take_all_idle();
-            }
+            None => self.get_slow(key, patience, site),
         }
-        grant_next(&mut shelf);
-        let Some(claim) = claim else {
-            let reason = match (shelf.closed, wait) {
-                (true, _) => Refusal::Closed,
-                (false, true) => Refusal::TimedOut,
-                // With room it would have connected, had there been time.
-                (false, false) if late => Refusal::TimedOut,
-                (false, false) => Refusal::Full,
-            };
-            let state = since.is_some().then(|| Box::new(self.state(&shelf)));
-            drop(shelf);
-            match since {
-                Some(_) => self.station.departed(Departure::Returned, 1),
-                None => self.station.refused(1),
-            }
-            self.retire_all(unwanted);
-            return Err(GetError::refused(reason, state));
-        };
-        drop(shelf);
-        if since.is_none() {
-            self.station.arrived(1);
-        }
-        self.station.began(1);
-        let timed = since.is_some() || !at_once || sampled();
-        if timed {
-            self.station.waited(since.map_or(Duration::ZERO, |since| since.elapsed()));
-        }
-        // From here on the place is given up unless it ends in a `Connection`, also when the manager panics.
-        let serving = Serving { station: &self.station, taken: timed.then(Instant::now) };
-        let place = Place { shared: self, key };
-        let held = match claim {
-            Claim::Idle(held) if at_once => held,
-            claim => self.make_ready(key, claim, now, deadline)?,
-        };
-        let taken = serving.taken;
-        std::mem::forget((place, serving));
-        Ok(Connection::new(self, held, taken))
     }
 
-    /// The lock, with nothing idle for too long behind it, and the time.
-    fn lock_swept(&self) -> (LockedShelf<'_, K, M::Connection>, Instant) {
-        let mut shelf = self.monitor.lock();
-        let mut now = shelf.now();
-        if let Some(idle_timeout) = self.config.idle_timeout {
-            let expired = shelf.take_expired(now, idle_timeout);
-            if !expired.is_empty() {
-                drop(shelf);
-                self.retire_all(expired);
-                shelf = self.monitor.lock();
-                now = shelf.now();
-            }
+    /// An idle connection that needs no check, without the lock.
+    #[inline]
+    fn take_hot(&self, key: &K) -> Option<Out<K, M>> {
+        if !self.quick || self.forks != fork::generation() {
+            return None;
         }
-        (shelf, now)
-    }
-
-    /// Makes a connection of a claim: checks the idle one, or closes the evicted one and connects.
-    fn make_ready(
-        &self,
-        key: &K,
-        claim: Claim<K, M::Connection>,
-        now: Instant,
-        deadline: Option<Instant>,
-    ) -> Result<Held<K, M::Connection>, GetError<M::Error>> {
-        let checked = match claim {
-            Claim::Idle(held) => self.check(held, now, deadline),
-            Claim::Place { evicted } => {
-                if let Some(held) = evicted {
-                    let cold = self.close_one(held);
-                    let mut shelf = self.monitor.lock();
-                    shelf.leave_key(&cold);
-                    grant_next(&mut shelf);
-                }
-                None
-            }
-            Claim::Closed => None,
+        let hash = self.hash(key);
+        let last = hot::last(self.id).and_then(|number| self.slots.get(number));
+        let out = match last.filter(|slot| slot.tag() == hash).and_then(|slot| slot.try_take()) {
+            Some(out) => out,
+            None => self.find_hot(hash)?,
         };
-        let held = match checked {
-            Some(held) => held,
-            None => {
-                let budget = self.budget(deadline);
-                if budget.is_zero() {
-                    return Err(GetError::refused(Refusal::TimedOut, None));
-                }
-                let connection = self.manager.connect(key, budget).map_err(GetError::connect)?;
-                let key = key.clone();
-                let mut shelf = self.monitor.lock();
-                let now = shelf.now();
-                shelf.admit(key, connection, now)
-            }
-        };
-        if self.monitor.lock().closed {
-            // Closed while it was being made or checked: nobody gets it.
-            self.close_one(held);
-            return Err(GetError::refused(Refusal::Closed, None));
+        let now = self.clock.coarse();
+        let slot = out.slot();
+        let fresh = now.saturating_sub(slot.last_used()) < self.validate_after && now < slot.retire_at();
+        // Different keys can have the same hash.
+        if fresh && (self.only_key.is_some() || out.held().key == *key) {
+            return Some(out);
         }
-        Ok(held)
-    }
-
-    /// Gives the idle connection back if it is still good, else closes it.
-    fn check(
-        &self,
-        mut held: Held<K, M::Connection>,
-        now: Instant,
-        deadline: Option<Instant>,
-    ) -> Option<Held<K, M::Connection>> {
-        if !self.outlived(&held, now) {
-            if self.is_trusted(&held, now) {
-                return Some(held);
-            }
-            let budget = self.budget(deadline);
-            let validate = || self.manager.validate(&held.key, &mut held.connection, budget);
-            match catch_unwind(AssertUnwindSafe(validate)) {
-                Ok(Ok(())) => return Some(held),
-                Ok(Err(error)) => self.events.emit(Event::Reconnect, || format!("an idle connection is gone: {error}")),
-                Err(panic) => {
-                    self.close_one(held);
-                    resume_unwind(panic);
-                }
-            }
-        }
-        self.close_one(held);
+        self.put_back(out);
         None
     }
 
+    /// Any other idle slot.
+    fn find_hot(&self, hash: u64) -> Option<Out<K, M>> {
+        let out = match &self.index {
+            None => self.slots.iter().find_map(|slot| slot.try_take()),
+            Some(index) => index
+                .find(hash)
+                .filter_map(|number| self.slots.get(number))
+                .filter(|slot| slot.tag() == hash)
+                .find_map(|slot| slot.try_take()),
+        }?;
+        hot::remember(self.id, out.slot().number());
+        Some(out)
+    }
+
+    #[inline]
+    pub(crate) fn hash(&self, key: &K) -> u64 {
+        if self.only_key.is_some() { 0 } else { self.hasher.hash_one(key) }
+    }
+
+    /// Unused: it goes back as it was.
+    #[cold]
+    fn put_back(&self, out: Out<K, M>) {
+        if let Err(out) = out.try_give() {
+            let desk = self.monitor.lock();
+            let open = desk.is_open() && self.is_trusted(out.held());
+            out.give(open);
+            self.settle(desk);
+        }
+    }
+
+    #[cold]
+    fn get_slow(
+        &self,
+        key: &K,
+        patience: Patience,
+        site: &'static Location<'static>,
+    ) -> Result<Connection<K, M>, GetError<M::Error>> {
+        if self.is_forked() {
+            // Its locks and its sockets are the parent's.
+            return Err(GetError::forked());
+        }
+        let deadline = match patience {
+            Patience::Default => self.clock.after(self.config.get_timeout),
+            Patience::Until(deadline) => Some(deadline),
+            Patience::Now => None,
+        };
+        // C6: what parks is timed each time.
+        let mut since = None;
+        loop {
+            let mut desk = self.monitor.lock();
+            let mut claim = desk.claim(self, key);
+            if claim.is_none() {
+                if let Some(refused) = self.refuse(&mut desk, key, patience, since.is_some()) {
+                    self.settle(desk);
+                    return Err(self.leave(refused, since));
+                }
+                if since.is_none() {
+                    since = Some(Instant::now());
+                    self.station.arrived(1);
+                }
+                claim = self.stand_in_line(&mut desk, key, deadline);
+            }
+            let late = deadline.is_some_and(|deadline| deadline <= desk.now());
+            let out = match claim {
+                Some(Claim::Slot(out)) => out,
+                None => {
+                    let status = Some(Box::new(self.status(&desk)));
+                    let failed = desk.keys.get(key).and_then(|mine| mine.down.as_ref());
+                    let failed =
+                        failed.map(|down| (down.error.clone(), desk.now().saturating_duration_since(down.since)));
+                    self.settle(desk);
+                    return Err(self.leave(GetError::refused(Refusal::TimedOut).with(status, failed), since));
+                }
+                Some(Claim::Failed(error, age)) => {
+                    self.settle(desk);
+                    return Err(self.leave(GetError::connect(error, age), since));
+                }
+                Some(Claim::Closed) => {
+                    self.settle(desk);
+                    return Err(self.leave(GetError::refused(Refusal::Closed), since));
+                }
+            };
+            if desk.closed {
+                // It was handed over before.
+                drop(desk);
+                self.retire(out, Why::Closed);
+                return Err(self.leave(GetError::refused(Refusal::Closed), since));
+            }
+            let fresh = self.is_fresh(&out);
+            if !fresh && late {
+                // Who is out of time gets what is there, but must not cost anybody a connection by a check that has no time to
+                // succeed.
+                out.give(false);
+                self.settle(desk);
+                return Err(self.leave(GetError::refused(Refusal::TimedOut), since));
+            }
+            self.settle(desk);
+            let checked = if fresh { Ok(out) } else { self.check(out, deadline, since) };
+            match checked {
+                Ok(out) => {
+                    hot::remember(self.id, out.slot().number());
+                    return Ok(self.begin(out, since, fresh, site));
+                }
+                Err(Lost::Closed) => return Err(self.leave(GetError::refused(Refusal::Closed), since)),
+                // Its place is free again: back to the line, on which the time is running.
+                Err(Lost::Invalid) => {}
+            }
+        }
+    }
+
+    /// Counts a checkout that did not go the quick way.
+    fn begin(
+        &self,
+        out: Out<K, M>,
+        since: Option<Instant>,
+        fresh: bool,
+        site: &'static Location<'static>,
+    ) -> Connection<K, M> {
+        let timed = match since {
+            Some(since) => {
+                self.station.began(1);
+                self.station.waited(since.elapsed());
+                true
+            }
+            None => self.station.entered() || !fresh,
+        };
+        self.hand_out(out, timed.then(Instant::now), site)
+    }
+
+    /// Counts a caller who goes without.
+    fn leave(&self, error: GetError<M::Error>, since: Option<Instant>) -> GetError<M::Error> {
+        match since {
+            Some(_) => self.station.departed(Departure::Returned, 1),
+            None => self.station.refused(1),
+        }
+        error
+    }
+
+    /// Why a caller may not stand in line.
+    fn refuse(
+        &self,
+        desk: &mut LockedDesk<'_, K, M>,
+        key: &K,
+        patience: Patience,
+        again: bool,
+    ) -> Option<GetError<M::Error>> {
+        let now = desk.now();
+        if matches!(patience, Patience::Now) {
+            if desk.is_open() && !again {
+                // For the next one who looks.
+                let limit = self.limit(desk, now);
+                if !desk.attempts.values().any(|attempt| attempt.wished && attempt.key == *key)
+                    && let Some(attempt) = desk.start(self, key, limit, now, 1, true)
+                {
+                    desk.released(|| self.launch(vec![attempt]));
+                }
+            }
+            return Some(GetError::refused(Refusal::Full));
+        }
+        if !again && desk.waiters.len() >= self.config.max_waiters {
+            let status = Some(Box::new(self.status(desk)));
+            return Some(GetError::refused(Refusal::Shed).with(status, None));
+        }
+        None
+    }
+
+    fn stand_in_line(
+        &self,
+        desk: &mut LockedDesk<'_, K, M>,
+        key: &K,
+        deadline: Option<Instant>,
+    ) -> Option<Claim<K, M>> {
+        let now = desk.now();
+        if deadline.is_none_or(|deadline| now < deadline) {
+            desk.want(key);
+            let mut starts = self.grant_next(desk);
+            // After those who are in line already.
+            let limit = self.limit(desk, now);
+            if desk.is_open() {
+                starts.extend(desk.start(self, key, limit, now, 0, false));
+            }
+            if self.config.reserve_size > 0
+                && let Some(at) = now.checked_add(self.config.reserve_after)
+            {
+                self.look_at(at);
+            }
+            if !starts.is_empty() {
+                desk.released(|| self.launch(starts));
+            }
+            let tag = key.clone();
+            let claim = desk.wait_turn(|desk| &mut desk.waiters, deadline, tag, |desk| desk.claim_or_bar(self, key));
+            desk.unwant(key);
+            claim
+        } else {
+            desk.claim(self, key)
+        }
+    }
+
+    /// The one path on which waiters get something. Called, under the same lock, after each change of what can be had: return,
+    /// loss, a connect that ended, a given-up wait, and also a claim, because the one who took it may have been faster than a
+    /// waiter who was told of it. Walks the line and lets everybody look who can be served now; who waited too long is handed it
+    /// (C9). Begins what connections are worth making. What it returns is to be given to [`launch`](Self::launch) after the lock.
+    pub(crate) fn grant_next(&self, desk: &mut LockedDesk<'_, K, M>) -> Vec<u64> {
+        let mut starts = Vec::new();
+        if desk.size == desk.connecting || desk.closed {
+            desk.notify_all(|desk| &mut desk.all_back);
+        }
+        if !desk.is_open() {
+            return starts;
+        }
+        while !desk.waiters.is_empty() {
+            let now = desk.now();
+            let limit = self.limit(desk, now);
+            let mut idle = self.slots.iter().filter(|slot| slot.is_idle()).count();
+            let (mut told, mut unserved) = (false, false);
+            desk.begin_walk();
+            desk.serve(
+                |desk| &mut desk.waiters,
+                |desk, waiting, overdue| {
+                    if idle == 0 && !desk.could_start(self, limit, idle) {
+                        unserved = true;
+                        return Serve::Stop;
+                    }
+                    match desk.promise(self, waiting.tag, overdue) {
+                        Some(given) => {
+                            idle = idle.saturating_sub(1);
+                            told |= given.is_none();
+                            given.map_or(Serve::Nudge, |out| Serve::Grant(Claim::Slot(out)))
+                        }
+                        None => {
+                            unserved = true;
+                            starts.extend(desk.start(self, waiting.tag, limit, now, 0, false));
+                            Serve::Skip
+                        }
+                    }
+                },
+            );
+            // (W) Who was not told must be told by a return, which has to come by the lock for that; but as long as somebody was
+            // told and has not looked yet, that one will come here, and the quick ways can stay open until then.
+            if told || !unserved || !self.bar_all() {
+                break;
+            }
+        }
+        if let Some(key) = &self.only_key
+            && self.config.min_idle > 0
+        {
+            self.keep_ready(desk, key, &mut starts);
+        }
+        if desk.waiters.is_empty() && desk.connecting == 0 {
+            // The next crowd begins with one again.
+            desk.ramp = 1;
+        }
+        starts
+    }
+
+    /// Begins what is missing of `min_idle`.
+    fn keep_ready(&self, desk: &mut LockedDesk<'_, K, M>, key: &K, starts: &mut Vec<u64>) {
+        let idle = self.slots.iter().filter(|slot| slot.is_idle()).count();
+        let want = self.config.min_idle + desk.leaving;
+        let now = desk.now();
+        let most = desk.max_size;
+        while idle + desk.connecting < want && desk.size < most {
+            // Beside those that are being made and those in line.
+            let more = desk.connecting + 1;
+            match desk.start(self, key, most, now, more, false) {
+                Some(attempt) => starts.push(attempt),
+                None => break,
+            }
+        }
+    }
+
+    /// How many connections there may be now.
+    pub(crate) fn limit(&self, desk: &Desk<K, M>, now: Instant) -> usize {
+        let overdue = |since: Instant| now.saturating_duration_since(since) >= self.config.reserve_after;
+        let reserve = if self.config.reserve_size > 0 && desk.waiters.oldest().is_some_and(overdue) {
+            self.config.reserve_size
+        } else {
+            0
+        };
+        desk.max_size.saturating_add(reserve).min(Slots::<K, M>::MOST)
+    }
+
+    /// Bars the quick ways of all slots. `true` if one that was open was idle.
+    pub(crate) fn bar_all(&self) -> bool {
+        let mut idle = false;
+        for slot in self.slots.iter() {
+            idle |= slot.bar();
+        }
+        idle
+    }
+
+    /// The end of each change: what follows from it, and the lock is free.
+    pub(crate) fn settle(&self, mut desk: LockedDesk<'_, K, M>) {
+        let starts = self.grant_next(&mut desk);
+        drop(desk);
+        if !starts.is_empty() {
+            self.launch(starts);
+        }
+    }
+
     /// Whether it can be handed out unchecked.
-    fn is_trusted(&self, held: &Held<K, M::Connection>, now: Instant) -> bool {
-        now.saturating_duration_since(held.last_used) < self.config.validate_after && !self.outlived(held, now)
+    fn is_fresh(&self, out: &Out<K, M>) -> bool {
+        let (now, slot) = (self.clock.coarse(), out.slot());
+        self.is_trusted(out.held())
+            && now.saturating_sub(slot.last_used()) < self.validate_after
+            && now < slot.retire_at()
     }
 
-    fn outlived(&self, held: &Held<K, M::Connection>, now: Instant) -> bool {
-        self.config.max_lifetime.is_some_and(|limit| now.saturating_duration_since(held.created) >= limit)
+    /// Whether nothing speaks against it but time.
+    pub(crate) fn is_trusted(&self, held: &Held<K, M>) -> bool {
+        // ORDERING: Relaxed: changed under the lock; who reads it without just reads it again later.
+        !held.suspect && held.trusted == self.trust.load(Ordering::Relaxed)
     }
 
-    /// What is left of the caller's time; no deadline is all the time there is.
-    fn budget(&self, deadline: Option<Instant>) -> Duration {
-        let clock = self.monitor.clock();
-        deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(clock.now()))
+    /// Checks an idle connection on the caller's thread. One that is not good is closed, its place free.
+    fn check(&self, out: Out<K, M>, deadline: Option<Instant>, since: Option<Instant>) -> Result<Out<K, M>, Lost> {
+        if self.clock.coarse() >= out.slot().retire_at() {
+            self.retire(out, Why::Old);
+            return Err(Lost::Invalid);
+        }
+        let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(self.clock.now()));
+        // What others find out meanwhile counts.
+        let trust = self.trust.load(Ordering::Relaxed);
+        let mut out = out;
+        let held = out.held_mut();
+        let budget = left.min(self.config.validate_timeout);
+        let validate = || self.manager.validate(&held.key, &mut held.connection, budget);
+        match catch_unwind(AssertUnwindSafe(validate)) {
+            Ok(Ok(())) => {
+                (held.trusted, held.suspect) = (trust, false);
+                out.used(self.clock.coarse());
+                if !self.monitor.lock().closed {
+                    return Ok(out);
+                }
+                self.retire(out, Why::Closed);
+                Err(Lost::Closed)
+            }
+            Ok(Err(error)) => {
+                self.distrust();
+                self.events.emit(Event::Reconnect, || format!("an idle connection is gone: {error}"));
+                self.retire(out, Why::Invalid);
+                Err(Lost::Invalid)
+            }
+            Err(panic) => {
+                self.retire(out, Why::Invalid);
+                // It came in, was begun and failed.
+                match since {
+                    Some(_) => self.station.began(1),
+                    None => {
+                        self.station.entered();
+                    }
+                }
+                self.station.ended(Outcome::Failed, 1);
+                resume_unwind(panic);
+            }
+        }
+    }
+
+    /// One connection is dead: all others have to be checked, however short they were idle.
+    pub(crate) fn distrust(&self) {
+        let _desk = self.monitor.lock();
+        // ORDERING: Relaxed: see `is_trusted`; the bars stop those without the lock.
+        self.trust.fetch_add(1, Ordering::Relaxed);
+        self.bar_all();
+    }
+
+    #[inline]
+    fn hand_out(&self, out: Out<K, M>, taken: Option<Instant>, site: &'static Location<'static>) -> Connection<K, M> {
+        let home = if self.watched { self.keep_book(&out, site) } else { None };
+        if taken.is_some() {
+            self.note_key(&out);
+        }
+        Connection::new(out, taken, home)
+    }
+
+    #[cold]
+    fn note_key(&self, out: &Out<K, M>) {
+        if self.only_key.is_none() {
+            Top::note(&self.top, &out.held().key);
+        }
+    }
+
+    #[cold]
+    fn nested(&self) -> Option<GetError<M::Error>> {
+        match self.config.nested {
+            Nested::Off => return None,
+            _ if held_here(self.id) == 0 => return None,
+            Nested::Warn => {
+                self.events.emit(Event::Nested, || "a thread that holds a connection asks for another one");
+                return None;
+            }
+            Nested::Refuse => {}
+        }
+        self.station.refused(1);
+        Some(GetError::nested())
+    }
+
+    #[cold]
+    fn keep_book(&self, out: &Out<K, M>, site: &'static Location<'static>) -> Option<Home> {
+        if self.config.leak_after.is_some() {
+            let lease = Lease {
+                id: out.held().id,
+                site,
+                thread: std::thread::current(),
+                since: self.clock.coarse(),
+                reported: false,
+            };
+            out.slot().lease.with(|cell| *cell = Some(lease));
+        }
+        if self.config.nested == Nested::Off { None } else { Home::here(self.id) }
+    }
+
+    pub(crate) fn is_forked(&self) -> bool {
+        self.forks != fork::generation()
+    }
+
+    /// A connection comes back.
+    #[inline]
+    pub(crate) fn give_back(mut out: Out<K, M>, taken: Option<Instant>) {
+        let held = out.held_mut();
+        let pool: &Self = &held.pool;
+        if pool.forks != fork::generation() {
+            return;
+        }
+        let panicking = std::thread::panicking();
+        let broken = pool.is_broken(&held.key, &mut held.connection);
+        pool.end_service(taken, if panicking { Outcome::Failed } else { Outcome::Served });
+        held.uses += 1;
+        let pool: &Self = &out.held().pool;
+        if pool.watched {
+            pool.close_book(&out);
+        }
+        let now = pool.clock.coarse();
+        out.used(now);
+        if panicking || broken || now >= out.slot().retire_at() {
+            return Self::give_slow(out, panicking, broken);
+        }
+        if let Err(out) = out.try_give() {
+            Self::give_slow(out, false, false);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn end_service(&self, taken: Option<Instant>, outcome: Outcome) {
+        if let Some(taken) = taken {
+            self.station.took(taken.elapsed());
+        }
+        self.station.ended(outcome, 1);
+    }
+
+    #[cold]
+    pub(crate) fn close_book(&self, out: &Out<K, M>) {
+        if self.config.leak_after.is_some() {
+            let lease = out.slot().lease.with(Option::take);
+            if let Some(lease) = lease.filter(|lease| lease.reported) {
+                let (site, now) = (lease.site, self.clock.coarse());
+                let age = lease.checkout(now).age;
+                self.events.emit(Event::Leak, || format!("a connection came back after {age:?}, taken at {site}"));
+            }
+        }
+    }
+
+    /// A connection comes back by the lock.
+    #[cold]
+    fn give_slow(mut out: Out<K, M>, panicking: bool, broken: bool) {
+        let pool = Arc::clone(&out.held().pool);
+        let why = if broken {
+            Some(Why::Broken)
+        } else if panicking {
+            match pool.config.on_panic {
+                OnPanic::Discard => Some(Why::Panicked),
+                OnPanic::Check => {
+                    out.held_mut().suspect = true;
+                    None
+                }
+                OnPanic::Return => None,
+            }
+        } else {
+            None
+        };
+        let desk = pool.monitor.lock();
+        match why.or_else(|| pool.has_to_go(&desk, &out)) {
+            None => {
+                let open = desk.is_open() && pool.is_trusted(out.held());
+                out.give(open);
+                pool.settle(desk);
+            }
+            Some(why) => {
+                drop(desk);
+                pool.retire(out, why);
+            }
+        }
+    }
+
+    /// Why one that came back cannot stay.
+    fn has_to_go(&self, desk: &Desk<K, M>, out: &Out<K, M>) -> Option<Why> {
+        if desk.closed {
+            return Some(Why::Closed);
+        }
+        if out.held().epoch != desk.epoch || self.clock.coarse() >= out.slot().retire_at() {
+            return Some(Why::Old);
+        }
+        self.is_surplus(desk).then_some(Why::Surplus)
+    }
+
+    /// Whether there is one more than there should be.
+    pub(crate) fn is_surplus(&self, desk: &Desk<K, M>) -> bool {
+        let used = if desk.waiters.is_empty() { 0 } else { self.config.reserve_size };
+        desk.size > desk.max_size.saturating_add(used)
+    }
+
+    #[inline]
+    fn is_broken(&self, key: &K, connection: &mut M::Connection) -> bool {
+        match contain(|| self.manager.is_broken(key, connection)) {
+            Ok(broken) => broken,
+            Err(failure) => {
+                self.events.emit(Event::Panic, || format!("checking a returned connection: {failure}"));
+                true
+            }
+        }
     }
 
     /// Gives a connection to the manager to close; its place is still taken. A panic is not the caller's concern: contained
     /// and reported.
-    fn close_one(&self, held: Held<K, M::Connection>) -> K {
+    pub(crate) fn close_one(&self, held: Held<K, M>) -> K {
         let Held { key, connection, .. } = held;
         if let Err(failure) = contain(|| self.manager.close(&key, connection)) {
             self.events.emit(Event::Panic, || format!("closing a connection: {failure}"));
@@ -264,212 +672,84 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
     }
 
     /// Closes a connection and then gives up its place: never more than `max_size`, those being closed included.
-    pub(crate) fn retire(&self, held: Held<K, M::Connection>) {
-        let key = self.close_one(held);
-        drop(Place { shared: self, key: &key });
+    pub(crate) fn retire(&self, out: Out<K, M>, why: Why) {
+        self.retire_taken(out.into_taken(), why);
     }
 
-    fn retire_all(&self, connections: Vec<Held<K, M::Connection>>) {
-        for held in connections {
-            self.retire(held);
-        }
+    /// As [`retire`](Self::retire).
+    pub(crate) fn retire_taken(&self, mut taken: Taken<K, M>, why: Why) {
+        let key = taken.empty(self).map(|held| self.close_one(held));
+        self.free_place(taken, key.as_ref(), why);
     }
 
-    pub(crate) fn give_back(&self, mut held: Held<K, M::Connection>) {
-        let usable = !std::thread::panicking() && !self.is_broken(&mut held);
-        let mut shelf = self.monitor.lock();
-        let now = shelf.now();
-        if usable && !shelf.closed && !self.outlived(&held, now) {
-            shelf.put_back(held, now);
-            grant_next(&mut shelf);
+    /// Takes a connection out of the pool. Its place is free at once.
+    pub(crate) fn remove(&self, mut taken: Taken<K, M>) -> Option<M::Connection> {
+        let held = taken.empty(self);
+        let (key, connection) = held.map(|Held { key, connection, .. }| (key, connection)).unzip();
+        self.free_place(taken, key.as_ref(), Why::Removed);
+        connection
+    }
+
+    fn free_place(&self, taken: Taken<K, M>, key: Option<&K>, why: Why) {
+        let mut desk = self.monitor.lock();
+        if let Some(key) = key {
+            desk.unlist(self, key, taken.number(self));
+            desk.leave_slot(self, taken);
+            desk.change(key, |mine| mine.places -= 1);
         } else {
-            drop(shelf);
-            self.retire(held);
+            desk.leave_slot(self, taken);
         }
+        desk.stats.count(why);
+        self.settle(desk);
     }
 
-    fn is_broken(&self, held: &mut Held<K, M::Connection>) -> bool {
-        match contain(|| self.manager.is_broken(&held.key, &mut held.connection)) {
-            Ok(false) => false,
-            Ok(true) => {
-                self.events.emit(Event::Reconnect, || "a connection came back broken");
-                true
-            }
-            Err(failure) => {
-                self.events.emit(Event::Panic, || format!("checking a returned connection: {failure}"));
-                true
-            }
-        }
+    pub(crate) fn status_now(&self) -> Status {
+        self.status(&self.monitor.lock())
     }
 
-    pub(crate) fn close(&self) {
-        let idle = {
-            let mut shelf = self.monitor.lock();
-            shelf.closed = true;
-            shelf.notify_all(|shelf| &mut shelf.waiters);
-            shelf.take_all_idle()
-        };
-        self.retire_all(idle);
-    }
-
-    pub(crate) fn close_within(&self, limit: Duration) -> Result<(), Undelivered<()>> {
-        let deadline = self.monitor.clock().after(limit);
-        self.close();
-        let mut shelf = self.monitor.lock();
-        shelf.wait_until(|shelf| &mut shelf.all_back, deadline, |shelf| shelf.out() == 0);
-        let out = shelf.out();
-        drop(shelf);
-        Undelivered::new(Vec::new(), out, Vec::new()).into_result()
-    }
-
-    pub(crate) fn state_now(&self) -> PoolState {
-        self.state(&self.monitor.lock())
-    }
-
-    fn state(&self, shelf: &LockedShelf<'_, K, M::Connection>) -> PoolState {
-        let waited = |since| shelf.now().saturating_duration_since(since);
-        PoolState {
+    pub(crate) fn status(&self, desk: &LockedDesk<'_, K, M>) -> Status {
+        let waited = |since| desk.now().saturating_duration_since(since);
+        Status {
             name: self.config.name.clone(),
-            max_size: self.config.max_size,
-            size: shelf.size(),
-            idle: shelf.idle(),
-            waiting: shelf.waiters.len(),
-            oldest_wait: shelf.waiters.oldest().map_or(Duration::ZERO, waited),
+            max_size: desk.max_size,
+            size: desk.size,
+            available: self.slots.iter().filter(|slot| slot.is_idle()).count(),
+            connecting: desk.connecting,
+            stuck: desk.stuck,
+            waiting: desk.waiters.len(),
+            oldest_wait: desk.waiters.oldest().map_or(Duration::ZERO, waited),
+            paused: desk.paused,
         }
+    }
+
+    /// A slot has a connection of this key now.
+    pub(crate) fn list(&self, number: u32) {
+        if let (Some(index), Some(slot)) = (&self.index, self.slots.get(number)) {
+            index.insert(slot.tag(), number);
+        }
+    }
+
+    /// And now no longer.
+    pub(crate) fn unlist(&self, number: u32) {
+        if let (Some(index), Some(slot)) = (&self.index, self.slots.get(number)) {
+            index.remove(slot.tag(), number);
+        }
+    }
+
+    /// Has the keeper come at `at`.
+    pub(crate) fn look_at(&self, at: Instant) {
+        let keep: Weak<dyn Keep> = Weak::<Self>::clone(&self.me);
+        self.background.look_after(self.id, &keep, at);
     }
 }
 
-/// Counts a checkout that began as failed, unless it is forgotten because it ended well.
-struct Serving<'a> {
-    station: &'a Station,
-    taken: Option<Instant>,
+/// Why a connection was not handed out after all.
+enum Lost {
+    Invalid,
+    Closed,
 }
 
-impl Drop for Serving<'_> {
-    fn drop(&mut self) {
-        if let Some(taken) = self.taken {
-            self.station.took(taken.elapsed());
-        }
-        self.station.ended(Outcome::Failed, 1);
-    }
-}
-
-#[cfg(all(test, not(fullbore_loom)))]
-mod tests {
-    use std::sync::Arc;
-    use std::sync::mpsc;
-    use std::thread;
-    use std::time::Duration;
-
-    use fullbore_core::{Clock, FAIR_AFTER, PausedClock};
-
-    use super::{Shared, grant_next};
-    use crate::config::Config;
-    use crate::manager::KeyedManager;
-    use crate::shelf::Claim;
-
-    struct Plain;
-
-    impl KeyedManager<char> for Plain {
-        type Connection = ();
-        type Error = std::io::Error;
-        fn connect(&self, _: &char, _: Duration) -> std::io::Result<()> {
-            Ok(())
-        }
-        fn validate(&self, _: &char, (): &mut (), _: Duration) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
-    fn shared(clock: &PausedClock, max_size: usize, max_per_key: usize) -> Arc<Shared<char, Plain>> {
-        let config = Config { max_size, max_per_key, ..Config::default() };
-        Arc::new(Shared::new(config, Clock::from(clock), Plain))
-    }
-
-    #[test]
-    fn what_was_handed_over_before_the_close_is_not_given_after_it() {
-        for idle in [false, true] {
-            let clock = PausedClock::new();
-            let shared = shared(&clock, 1, 1);
-            assert!(matches!(shared.monitor.lock().claim(&'a'), Some(Claim::Place { evicted: None })));
-            thread::scope(|scope| {
-                let waiter = scope.spawn(|| shared.get(&'b', None, true).map(drop));
-                clock.wait_for_waiters(1);
-                clock.advance(FAIR_AFTER);
-                // Under one lock, so that the waiter cannot run in between.
-                let mut shelf = shared.monitor.lock();
-                if idle {
-                    let held = shelf.admit('a', (), clock.now());
-                    shelf.put_back(held, clock.now());
-                } else {
-                    shelf.give_up_place(&'a');
-                }
-                grant_next(&mut shelf);
-                assert_eq!((shelf.waiters.len(), shelf.out()), (0, 1), "handed over");
-                shelf.closed = true;
-                drop(shelf);
-                assert!(waiter.join().unwrap().unwrap_err().is_closed());
-            });
-            assert_eq!(shared.state_now().size, 0);
-        }
-    }
-
-    #[test]
-    fn what_was_handed_over_before_the_deadline_and_seen_after_it_is_not_wasted() {
-        let clock = PausedClock::new();
-        let shared = shared(&clock, 1, 1);
-        assert!(matches!(shared.monitor.lock().claim(&'a'), Some(Claim::Place { evicted: None })));
-        thread::scope(|scope| {
-            let deadline = clock.now() + FAIR_AFTER * 2;
-            let waiter = scope.spawn(|| shared.get(&'b', Some(clock.now() + FAIR_AFTER * 2), true).map(drop));
-            clock.wait_for_waiters(1);
-            clock.advance(FAIR_AFTER);
-            let mut shelf = shared.monitor.lock();
-            let held = shelf.admit('a', (), clock.now());
-            let id = held.id;
-            shelf.put_back(held, clock.now());
-            grant_next(&mut shelf);
-            assert_eq!((shelf.waiters.len(), shelf.idle()), (0, 0), "handed over, with an eviction");
-            clock.advance(FAIR_AFTER);
-            assert!(clock.now() >= deadline);
-            drop(shelf);
-            assert!(waiter.join().unwrap().unwrap_err().is_timeout());
-            assert_eq!(shared.get(&'a', None, false).unwrap().id(), id, "not evicted");
-        });
-    }
-
-    #[test]
-    fn a_place_that_an_overtaker_left_goes_to_whoever_can_use_it() {
-        let clock = PausedClock::new();
-        let shared = shared(&clock, 2, 1);
-        for key in ['a', 'x'] {
-            assert!(shared.monitor.lock().claim(&key).is_some());
-        }
-        let (done, is_done) = mpsc::channel();
-        thread::scope(|scope| {
-            for (n, key) in ['a', 'a', 'b'].into_iter().enumerate() {
-                let (shared, done) = (&shared, done.clone());
-                scope.spawn(move || {
-                    let got = shared.get(&key, None, true);
-                    done.send((key, got.is_ok())).unwrap();
-                });
-                clock.wait_for_waiters(n + 1);
-            }
-            // Under one lock: both come back, and one is taken before any waiter has run. Both waiters for `a` were told.
-            let mut shelf = shared.monitor.lock();
-            for key in ['a', 'x'] {
-                let held = shelf.admit(key, (), clock.now());
-                shelf.put_back(held, clock.now());
-                grant_next(&mut shelf);
-            }
-            assert!(matches!(shelf.claim(&'a'), Some(Claim::Idle(_))));
-            grant_next(&mut shelf);
-            drop(shelf);
-            assert_eq!(is_done.recv().unwrap(), ('b', true));
-            let mut shelf = shared.monitor.lock();
-            shelf.give_up_place(&'a');
-            grant_next(&mut shelf);
-        });
-        assert_eq!(shared.state_now().waiting, 0);
-    }
+/// For comparisons with the coarse time.
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use ::deadpool::managed::{Manager, Object, Pool, PoolError, Timeouts};
 use fullbore_core::{BuildError, Clock, Monitor, Refusal, WaitFor, Waiters};
 
-use crate::error::{GetError, PoolState};
+use crate::error::{ConnectError, GetError, Status};
 
 const GET_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -157,30 +157,31 @@ impl<M: Manager, W: From<Object<M>>> Blocking<Pool<M, W>> {
             }
         }
         // Before the future is dropped: this caller is still among those who wait.
-        Err(GetError::refused(Refusal::TimedOut, self.snapshot(since)))
+        Err(GetError::refused(Refusal::TimedOut).with(self.snapshot(since), None))
     }
 
     fn explain(&self, error: PoolError<M::Error>, since: Option<Instant>) -> GetError<PoolError<M::Error>> {
         match error {
-            PoolError::Closed => GetError::refused(Refusal::Closed, self.snapshot(since)),
+            PoolError::Closed => GetError::refused(Refusal::Closed).with(self.snapshot(since), None),
             // The only timeout that is ever set is that of `try_get`.
-            PoolError::Timeout(_) => GetError::refused(Refusal::Full, None),
-            error => GetError::connect(error),
+            PoolError::Timeout(_) => GetError::refused(Refusal::Full),
+            error => GetError::connect(ConnectError::Manager(Arc::new(error)), Duration::ZERO),
         }
     }
 
     /// What the pool looks like, for a caller that has waited.
-    fn snapshot(&self, since: Option<Instant>) -> Option<Box<PoolState>> {
+    fn snapshot(&self, since: Option<Instant>) -> Option<Box<Status>> {
         let oldest_wait = self.settings.clock.now().saturating_duration_since(since?);
         let status = self.pool.status();
-        Some(Box::new(PoolState {
+        Some(Box::new(Status {
             name: self.settings.name.clone(),
             max_size: status.max_size,
             size: status.size,
-            idle: status.available,
+            available: status.available,
             waiting: status.waiting,
             // Deadpool does not know; somebody has waited for as long as this.
             oldest_wait,
+            ..Status::default()
         }))
     }
 }

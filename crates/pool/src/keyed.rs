@@ -1,17 +1,23 @@
 //! The pool of many keys: what callers see of it.
 
 use std::fmt;
+use std::panic::Location;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use fullbore_core::{Clock, Close, Leftover, Undelivered};
 use fullbore_metrics::Station;
 
-use crate::checkout::Shared;
+use crate::admin::RetainResult;
+use crate::background::Background;
+use crate::checkout::{Patience, Shared};
 use crate::config::{Config, PoolBuilder};
-use crate::connection::Connection;
-use crate::error::{GetError, PoolState};
+use crate::connection::{Connection, Metrics};
+use crate::error::{GetError, Status};
+use crate::leak::Checkout;
 use crate::manager::{Key, KeyedManager};
+use crate::stats::Stats;
+use crate::top::{KeyUse, Top};
 
 /// Connections of many keys, for example of thousands of tenant databases, under one global bound: idle connections of cold
 /// keys make room for hot ones. A cheap handle; clones share the pool, the last one closes it.
@@ -58,36 +64,49 @@ impl<K: Key, M: KeyedManager<K>> KeyedPool<K, M> {
         PoolBuilder::new(manager)
     }
 
-    pub(crate) fn open(config: Config, clock: Clock, manager: M) -> Self {
-        Self { handle: Arc::new(Handle { shared: Arc::new(Shared::new(config, clock, manager)) }) }
+    pub(crate) fn open(config: Config, clock: Clock, background: Background, manager: M) -> Self {
+        let pool = Self { handle: Arc::new(Handle { shared: Shared::new(config, clock, background, manager) }) };
+        // What is to be kept ready is begun.
+        pool.shared().settle(pool.shared().monitor.lock());
+        pool
     }
 
-    /// A connection of `key`: an idle one, or a new one when there is room, or the first that comes free. Waits for the
-    /// pool's `get_timeout` (30 s unless set otherwise).
+    #[inline]
+    fn shared(&self) -> &Shared<K, M> {
+        &self.handle.shared
+    }
+
+    /// A connection of `key`: an idle one, or the first that comes free or is made: while the caller waits one is made in the
+    /// background, if there is room, or the coldest idle connection of another key makes room. Waits for the pool's `get_timeout`
+    /// (30 s unless set otherwise).
     ///
     /// # Errors
-    /// Timed out, closed, or the manager could not connect.
+    /// Timed out, closed, no connection can be made, too many wait.
     ///
     /// # Panics
-    /// If the manager does; nothing is lost then.
+    /// If the manager does while it validates; nothing is lost then.
     ///
     /// # Deadlock
-    /// A thread that holds connections and asks for one more can wait for itself, until the timeout.
+    /// A thread that holds connections and asks for one more can wait for itself, until the timeout: see
+    /// [`nested`](PoolBuilder::nested).
+    #[inline]
+    #[track_caller]
     pub fn get(&self, key: &K) -> Result<Connection<K, M>, GetError<M::Error>> {
-        let shared = &self.handle.shared;
-        shared.get(key, shared.default_deadline(), true)
+        self.shared().get(key, Patience::Default, Location::caller())
     }
 
-    /// As [`get`](Self::get), but does not wait for others; if there is room it does connect, within `get_timeout`.
+    /// As [`get`](Self::get), but never waits: an idle connection, or none. If there is none, and room, one is made in the
+    /// background for later calls. An idle one that needs a check is checked, within `validate_timeout`.
     ///
     /// # Errors
-    /// Full, closed, or the manager could not connect.
+    /// None is idle, closed, or none can be made.
     ///
     /// # Panics
     /// As [`get`](Self::get).
+    #[inline]
+    #[track_caller]
     pub fn try_get(&self, key: &K) -> Result<Connection<K, M>, GetError<M::Error>> {
-        let shared = &self.handle.shared;
-        shared.get(key, shared.default_deadline(), false)
+        self.shared().get(key, Patience::Now, Location::caller())
     }
 
     /// As [`get`](Self::get), until `deadline`. One in the past gets an idle connection that needs no check, or nothing.
@@ -97,14 +116,17 @@ impl<K: Key, M: KeyedManager<K>> KeyedPool<K, M> {
     ///
     /// # Panics
     /// As [`get`](Self::get).
+    #[inline]
+    #[track_caller]
     pub fn get_deadline(&self, key: &K, deadline: Instant) -> Result<Connection<K, M>, GetError<M::Error>> {
-        self.handle.shared.get(key, Some(deadline), true)
+        self.shared().get(key, Patience::Until(deadline), Location::caller())
     }
 
     /// Runs `f` with a connection of `key`. A panic of `f` closes the connection.
     ///
     /// # Errors
     /// As [`get`](Self::get); `f` has not run then.
+    #[track_caller]
     pub fn with<R>(&self, key: &K, f: impl FnOnce(&mut M::Connection) -> R) -> Result<R, GetError<M::Error>> {
         let mut connection = self.get(key)?;
         Ok(f(&mut connection))
@@ -131,10 +153,74 @@ impl<K: Key, M: KeyedManager<K>> KeyedPool<K, M> {
         Closer { name: shared.config.name.clone(), shared: Arc::downgrade(shared) }
     }
 
+    /// Hands out nothing from now on: who asks waits, until [`resume`](Self::resume) or its own deadline; what is out stays out. For
+    /// a switch-over of the database. Idempotent.
+    pub fn pause(&self) {
+        self.handle.shared.pause();
+    }
+
+    /// As [`pause`](Self::pause), then waits up to `limit` for connections that are out. It stays paused in either case.
+    ///
+    /// # Errors
+    /// How many had not come back.
+    pub fn pause_within(&self, limit: Duration) -> Result<(), Undelivered<()>> {
+        self.handle.shared.pause_within(limit)
+    }
+
+    /// Ends a [`pause`](Self::pause).
+    pub fn resume(&self) {
+        self.handle.shared.resume();
+    }
+
+    /// Changes `max_size`, to at least 1. Where there are more, idle ones are closed now and the others when they come back.
+    pub fn resize(&self, max_size: usize) {
+        self.handle.shared.resize(max_size);
+    }
+
+    /// Replaces all connections: the idle ones are closed now, those that are out when they come back. For a change behind the
+    /// address: a failover, a new password.
+    pub fn soft_evict(&self) {
+        self.handle.shared.soft_evict();
+    }
+
+    /// Looks through the idle connections, one after the other, and takes out those for which `keep` says `false`. Others can use
+    /// the pool meanwhile.
+    ///
+    /// # Panics
+    /// If `keep` does. The connection that it looked at stays.
+    pub fn retain(&self, keep: impl FnMut(&K, &mut M::Connection, Metrics) -> bool) -> RetainResult<M::Connection> {
+        self.handle.shared.retain(keep)
+    }
+
     /// What it looks like now.
     #[must_use]
-    pub fn state(&self) -> PoolState {
-        self.handle.shared.state_now()
+    pub fn status(&self) -> Status {
+        self.handle.shared.status_now()
+    }
+
+    /// What became of its connections so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.handle.shared.monitor.lock().stats
+    }
+
+    /// The connections that are out, with who took them where, if it keeps book of them
+    /// ([`leak_after`](PoolBuilder::leak_after)); else none.
+    #[must_use]
+    pub fn checkouts(&self) -> Vec<Checkout> {
+        self.handle.shared.checkouts()
+    }
+
+    /// The 16 keys that are used most, by estimate from one checkout in 64, the most used first.
+    #[must_use]
+    pub fn top_keys(&self) -> Vec<KeyUse<K>> {
+        Top::told(&self.handle.shared.top)
+    }
+
+    /// Whether it is closed.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.handle.shared.monitor.lock().closed
     }
 
     /// Its counts and times: an arrival is a call of `get`, service is the time that a connection is out.
@@ -158,7 +244,7 @@ impl<K: Key, M: KeyedManager<K>> Clone for KeyedPool<K, M> {
 
 impl<K: Key, M: KeyedManager<K>> fmt::Debug for KeyedPool<K, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyedPool").field("state", &self.state()).finish()
+        f.debug_struct("KeyedPool").field("status", &self.status()).finish()
     }
 }
 

@@ -57,18 +57,30 @@
 //!   of Tokio it needs `sync`, and no runtime.
 //! - `serde`: [`Config`] from files.
 //! - `tracing`: events for lost connections and panics.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
+
+#[macro_use]
+mod text;
+
+mod admin;
 
 #[cfg(any(feature = "postgres", feature = "redis"))]
 mod attempts;
+mod background;
 mod checkout;
 mod config;
+mod connect;
 mod connection;
 #[cfg(feature = "deadpool")]
 mod deadpool;
+mod desk;
 mod error;
+mod fork;
+mod hot;
 mod keyed;
+mod leak;
 mod manager;
+mod nested;
 mod pool;
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -76,10 +88,14 @@ mod postgres;
 mod r2d2;
 #[cfg(feature = "redis")]
 mod redis;
-mod shelf;
+#[expect(unsafe_code, reason = "a connection is taken and given back without a lock")]
+mod slot;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+mod stats;
+mod top;
 mod transaction;
+mod upkeep;
 
 #[cfg(feature = "deadpool")]
 #[doc(inline)]
@@ -98,12 +114,18 @@ pub use crate::redis::{Redis, RedisConnection};
 pub use crate::sqlite::Sqlite;
 #[doc(inline)]
 pub use crate::{
-    config::{Config, PoolBuilder, Target},
-    connection::Connection,
-    error::{GetError, PoolState, TransactionError},
+    admin::RetainResult,
+    background::Background,
+    config::{Config, OnPanic, PoolBuilder, QueueMode, Target, WhileDown},
+    connection::{Connection, Metrics},
+    error::{ConnectError, GetError, Status, TransactionError},
     keyed::KeyedPool,
+    leak::Checkout,
     manager::{Key, KeyedManager, Manager, Single},
+    nested::Nested,
     pool::{Pool, Pooled},
+    stats::Stats,
+    top::KeyUse,
     transaction::Transactional,
 };
 

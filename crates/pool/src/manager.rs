@@ -6,17 +6,19 @@ use std::time::Duration;
 
 /// Makes and checks the connections of a [`Pool`](crate::Pool).
 ///
-/// The pool calls these outside its lock. They may panic: no place in the pool is lost.
+/// The pool calls these outside its lock. They may panic: no place in the pool is lost. Connections are made and retired on threads
+/// in the background, checked on the thread of the caller who gets them (or in the background, by `keepalive`).
 pub trait Manager: Send + Sync + 'static {
     /// What is pooled.
     type Connection: Send + 'static;
     /// Why a connection could not be made or is not good any more.
     type Error: Error + Send + Sync + 'static;
 
-    /// Makes a connection. It should give up after `budget`, which is what is left of the caller's deadline.
+    /// Makes a connection. It should give up after `budget`, which is the pool's `connect_timeout`: one that does not is
+    /// given up by the pool, and what comes of it later is closed.
     ///
     /// # Errors
-    /// Whatever the database says; the caller of `get` receives it.
+    /// Whatever the database says; those who wait receive it.
     fn connect(&self, budget: Duration) -> Result<Self::Connection, Self::Error>;
 
     /// Asks the server whether the connection still works, within `budget`. Called at checkout when the connection was idle
@@ -32,8 +34,9 @@ pub trait Manager: Send + Sync + 'static {
         false
     }
 
-    /// Closes a connection that the pool no longer wants. The default drops it. Runs on the thread that happened to find it
-    /// out, before anybody else may use its place, so it should be quick; its panic is contained.
+    /// Closes a connection that the pool no longer wants. The default drops it. Runs before anybody else may use its place: on the
+    /// thread that gives back one that is broken or too old, on that which closes the pool, or in the background. Its panic is
+    /// contained.
     fn close(&self, connection: Self::Connection) {
         drop(connection);
     }
@@ -41,6 +44,13 @@ pub trait Manager: Send + Sync + 'static {
 
 /// As [`Manager`], where each connection belongs to a key, for example a tenant's database.
 pub trait KeyedManager<K>: Send + Sync + 'static {
+    /// The key, where there is only one.
+    #[doc(hidden)]
+    #[must_use]
+    fn only_key() -> Option<K> {
+        None
+    }
+
     /// What is pooled.
     type Connection: Send + 'static;
     /// Why a connection could not be made or is not good any more.
@@ -84,6 +94,9 @@ impl<M: Manager> KeyedManager<()> for Single<M> {
     type Connection = M::Connection;
     type Error = M::Error;
 
+    fn only_key() -> Option<()> {
+        Some(())
+    }
     fn connect(&self, (): &(), budget: Duration) -> Result<Self::Connection, Self::Error> {
         self.0.connect(budget)
     }

@@ -6,11 +6,14 @@ use std::time::{Duration, Instant};
 use fullbore_core::{Close, Undelivered};
 use fullbore_metrics::Station;
 
+use crate::admin::RetainResult;
 use crate::config::PoolBuilder;
-use crate::connection::Connection;
-use crate::error::{GetError, PoolState};
+use crate::connection::{Connection, Metrics};
+use crate::error::{GetError, Status};
 use crate::keyed::KeyedPool;
+use crate::leak::Checkout;
 use crate::manager::{Manager, Single};
+use crate::stats::Stats;
 
 /// Connections to one database. A cheap handle; clones share the pool, the last one closes it.
 ///
@@ -39,25 +42,34 @@ impl<M: Manager> Pool<M> {
         PoolBuilder::new(manager)
     }
 
-    /// A connection: an idle one, or a new one when there is room, or the first that comes free. Waits for the pool's
-    /// `get_timeout` (30 s unless set otherwise).
+    /// A connection: an idle one, or the first that comes free or is made: while the caller waits one is made in the background,
+    /// if there is room. Waits for the pool's `get_timeout` (30 s unless set otherwise).
     ///
     /// # Errors
-    /// Timed out, closed, or the manager could not connect.
+    /// Timed out, closed, no connection can be made, too many wait.
     ///
     /// # Panics
-    /// If the manager does; nothing is lost then.
+    /// If the manager does while it validates; nothing is lost then.
     ///
     /// # Deadlock
-    /// A thread that holds connections and asks for one more can wait for itself, until the timeout.
+    /// A thread that holds connections and asks for one more can wait for itself, until the timeout: see
+    /// [`nested`](PoolBuilder::nested).
+    #[inline]
+    #[track_caller]
     pub fn get(&self) -> Result<Pooled<M>, GetError<M::Error>> {
         self.keyed.get(&())
     }
 
-    /// As [`get`](Self::get), but does not wait for others; if there is room it does connect, within `get_timeout`.
+    /// As [`get`](Self::get), but never waits: an idle connection, or none. If there is none, and room, one is made in the
+    /// background for later calls. An idle one that needs a check is checked, within `validate_timeout`.
     ///
     /// # Errors
-    /// Full, closed, or the manager could not connect.
+    /// None is idle, closed, or none can be made.
+    ///
+    /// # Panics
+    /// As [`get`](Self::get).
+    #[inline]
+    #[track_caller]
     pub fn try_get(&self) -> Result<Pooled<M>, GetError<M::Error>> {
         self.keyed.try_get(&())
     }
@@ -66,6 +78,11 @@ impl<M: Manager> Pool<M> {
     ///
     /// # Errors
     /// As [`get`](Self::get).
+    ///
+    /// # Panics
+    /// As [`get`](Self::get).
+    #[inline]
+    #[track_caller]
     pub fn get_deadline(&self, deadline: Instant) -> Result<Pooled<M>, GetError<M::Error>> {
         self.keyed.get_deadline(&(), deadline)
     }
@@ -74,6 +91,10 @@ impl<M: Manager> Pool<M> {
     ///
     /// # Errors
     /// As [`get`](Self::get); `f` has not run then.
+    ///
+    /// # Panics
+    /// If `f` does, or as [`get`](Self::get).
+    #[track_caller]
     pub fn with<R>(&self, f: impl FnOnce(&mut M::Connection) -> R) -> Result<R, GetError<M::Error>> {
         self.keyed.with(&(), f)
     }
@@ -97,10 +118,64 @@ impl<M: Manager> Pool<M> {
         self.keyed.closer()
     }
 
+    /// See [`KeyedPool::pause`].
+    pub fn pause(&self) {
+        self.keyed.pause();
+    }
+
+    /// See [`KeyedPool::pause_within`].
+    ///
+    /// # Errors
+    /// How many connections had not come back.
+    pub fn pause_within(&self, limit: Duration) -> Result<(), Undelivered<()>> {
+        self.keyed.pause_within(limit)
+    }
+
+    /// See [`KeyedPool::resume`].
+    pub fn resume(&self) {
+        self.keyed.resume();
+    }
+
+    /// See [`KeyedPool::resize`].
+    pub fn resize(&self, max_size: usize) {
+        self.keyed.resize(max_size);
+    }
+
+    /// See [`KeyedPool::soft_evict`].
+    pub fn soft_evict(&self) {
+        self.keyed.soft_evict();
+    }
+
+    /// See [`KeyedPool::retain`].
+    ///
+    /// # Panics
+    /// If `keep` does.
+    pub fn retain(&self, mut keep: impl FnMut(&mut M::Connection, Metrics) -> bool) -> RetainResult<M::Connection> {
+        self.keyed.retain(|(), connection, metrics| keep(connection, metrics))
+    }
+
     /// What it looks like now.
     #[must_use]
-    pub fn state(&self) -> PoolState {
-        self.keyed.state()
+    pub fn status(&self) -> Status {
+        self.keyed.status()
+    }
+
+    /// What became of its connections so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.keyed.stats()
+    }
+
+    /// See [`KeyedPool::checkouts`].
+    #[must_use]
+    pub fn checkouts(&self) -> Vec<Checkout> {
+        self.keyed.checkouts()
+    }
+
+    /// Whether it is closed.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.keyed.is_closed()
     }
 
     /// Its counts and times: an arrival is a call of `get`, service is the time that a connection is out.
@@ -124,6 +199,6 @@ impl<M: Manager> Clone for Pool<M> {
 
 impl<M: Manager> fmt::Debug for Pool<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool").field("state", &self.state()).finish()
+        f.debug_struct("Pool").field("status", &self.status()).finish()
     }
 }

@@ -49,8 +49,8 @@ fn c1_connections_are_conserved_under_panics_errors_timeouts_and_close() {
     assert!(seen.balanced(), "{seen:?}");
     assert_eq!((seen.waiting(), seen.in_service()), (0, 0), "{seen:?}");
     assert_eq!(seen.offered(), 64 * 50);
-    let state = pool.state();
-    assert_eq!((state.size, state.idle, state.waiting, db.live()), (0, 0, 0, 0));
+    let state = pool.status();
+    assert_eq!((state.size, state.available, state.waiting, db.live()), (0, 0, 0, 0));
     assert!(db.most.load(Ordering::SeqCst) <= 3);
 }
 
@@ -94,9 +94,9 @@ fn c2_never_more_connections_than_max_size() {
     let pool = pool(&db, &clock, 2).build().unwrap();
     let held = [pool.try_get().unwrap(), pool.try_get().unwrap()];
     assert!(pool.try_get().unwrap_err().is_full());
-    assert_eq!((pool.state().size, db.live()), (2, 2));
+    assert_eq!((pool.status().size, db.live()), (2, 2));
     drop(held);
-    assert_eq!((pool.state().size, pool.state().idle, db.live()), (2, 2, 2));
+    assert_eq!((pool.status().size, pool.status().available, db.live()), (2, 2, 2));
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn c2_a_place_is_taken_until_its_connection_is_closed() {
     let (inside, log) = (Arc::downgrade(&pool), Arc::clone(&seen));
     db.on_close(move |_, _| {
         let pool = inside.upgrade().unwrap();
-        log.lock().unwrap().push((pool.state().size, pool.try_get().is_err()));
+        log.lock().unwrap().push((pool.status().size, pool.try_get().is_err()));
     });
     // Too old when it comes back.
     let held = pool.get().unwrap();
@@ -124,7 +124,7 @@ fn c2_a_place_is_taken_until_its_connection_is_closed() {
     drop(pool.get().unwrap());
     pool.close();
     assert_eq!(*seen.lock().unwrap(), [(1, true); 4], "closed in its place, which nobody else has meanwhile");
-    assert_eq!(pool.state().size, 0);
+    assert_eq!(pool.status().size, 0);
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn c3_too_far_to_represent_means_never() {
     drop([pool.get().unwrap(), pool.get().unwrap()]);
     drop(pool.try_get().unwrap());
     assert_eq!(*budgets.lock().unwrap(), [Duration::MAX; 2]);
-    assert_eq!((pool.state().size, pool.state().idle), (2, 2));
+    assert_eq!((pool.status().size, pool.status().available), (2, 2));
     pool.close_within(Duration::MAX).unwrap();
 }
 
@@ -224,7 +224,7 @@ fn c3_waiters_are_released_while_somebody_else_is_stuck_in_connect() {
         release.send(()).unwrap();
         stuck.join().unwrap().unwrap();
     });
-    assert_eq!((pool.state().size, pool.state().idle), (1, 1));
+    assert_eq!((pool.status().size, pool.status().available), (1, 1));
 }
 
 #[test]
@@ -238,12 +238,12 @@ fn c3_who_is_out_of_time_costs_nobody_a_connection() {
     assert!(too_late('b').unwrap_err().is_timeout(), "no time to connect, so nothing is evicted");
     clock.advance(SECOND);
     assert!(too_late('a').unwrap_err().is_timeout(), "no time to validate");
-    assert_eq!((pool.state().idle, db.closes(), db.connects()), (1, 0, 1));
+    assert_eq!((pool.status().available, db.closes(), db.connects()), (1, 0, 1));
     assert_eq!(pool.get(&'a').unwrap().id(), first, "still there");
     // Nor is a free place lost.
     pool.get(&'a').unwrap().discard();
     assert!(too_late('b').unwrap_err().is_timeout());
-    assert_eq!(pool.state().size, 0);
+    assert_eq!(pool.status().size, 0);
 }
 
 #[test]
@@ -258,7 +258,7 @@ fn c3_a_deadline_covers_connecting_and_what_came_too_late_is_not_lost() {
     });
     let pool = pool(&db, &clock, 1).build().unwrap();
     drop(pool.get().unwrap());
-    assert_eq!(pool.state().idle, 1);
+    assert_eq!(pool.status().available, 1);
     // A check that took all the time leaves none to connect.
     let slow = clock.clone();
     db.on_validate(move |_, budget| {
@@ -267,7 +267,7 @@ fn c3_a_deadline_covers_connecting_and_what_came_too_late_is_not_lost() {
     });
     clock.advance(SECOND);
     assert!(pool.get().unwrap_err().is_timeout());
-    assert_eq!((db.connects(), pool.state().size, db.live()), (1, 0, 0));
+    assert_eq!((db.connects(), pool.status().size, db.live()), (1, 0, 0));
 }
 
 #[test]
@@ -279,26 +279,26 @@ fn c4_panics_of_the_manager_lose_nothing() {
     db.on_connect(|_, _| panic_on_purpose());
     assert!(catch_unwind(AssertUnwindSafe(|| pool.get())).is_err());
     db.on_connect(|_, _| Ok(()));
-    assert_eq!((pool.state().size, db.live()), (0, 0));
+    assert_eq!((pool.status().size, db.live()), (0, 0));
     // is_broken: the connection is not trusted any more; whoever drops a guard does not see it.
     db.on_is_broken(|_, _| panic_on_purpose());
     drop(pool.get().unwrap());
     db.on_is_broken(|_, _| false);
-    assert_eq!((pool.state().size, db.live()), (0, 0));
+    assert_eq!((pool.status().size, db.live()), (0, 0));
     // validate: goes on; the connection is closed.
     drop(pool.get().unwrap());
     clock.advance(SECOND);
     db.on_validate(|_, _| panic_on_purpose());
     let closes = db.closes();
     assert!(catch_unwind(AssertUnwindSafe(|| pool.get())).is_err());
-    assert_eq!((pool.state().size, db.live(), db.closes() - closes), (0, 0, 1));
+    assert_eq!((pool.status().size, db.live(), db.closes() - closes), (0, 0, 1));
     db.on_validate(|_, _| Ok(()));
     // close: contained, wherever it happens.
     db.on_close(|_, _| panic_on_purpose());
     pool.get().unwrap().discard();
     drop(pool.get().unwrap());
     pool.close();
-    assert_eq!((pool.state().size, db.live()), (0, 0));
+    assert_eq!((pool.status().size, db.live()), (0, 0));
     assert!(pool.station().snapshot().balanced());
 }
 
@@ -310,7 +310,7 @@ fn c4_a_holders_panic_closes_the_connection_and_goes_on() {
     // Even when closing it panics as well.
     db.on_close(|_, _| panic_on_purpose());
     assert!(catch_unwind(AssertUnwindSafe(|| pool.with(|_| panic_on_purpose()))).is_err());
-    assert_eq!((db.closes(), db.live(), pool.state().size), (1, 0, 0));
+    assert_eq!((db.closes(), db.live(), pool.status().size), (1, 0, 0));
     assert_eq!(pool.with(|_| 1).unwrap(), 1);
     assert_eq!(pool.station().snapshot().failed, 1);
 }
@@ -325,7 +325,7 @@ fn c4_the_manager_may_use_the_pool() {
     let inside = |name: &'static str| {
         let (pool, calls) = (Arc::downgrade(&pool), Arc::clone(&calls));
         move || {
-            calls.lock().unwrap().push((name, pool.upgrade().unwrap().state().size));
+            calls.lock().unwrap().push((name, pool.upgrade().unwrap().status().size));
         }
     };
     let (connect, validate, is_broken, close) =
@@ -375,7 +375,7 @@ fn c5_close_wakes_those_who_wait_and_closes_the_idle() {
     assert_eq!(db.live(), 1);
     pool.close();
     drop(held);
-    assert_eq!((db.live(), db.closes(), pool.state().size), (0, 2, 0));
+    assert_eq!((db.live(), db.closes(), pool.status().size), (0, 2, 0));
     assert!(pool.get().unwrap_err().is_closed());
     assert!(pool.try_get().unwrap_err().is_closed());
 }
@@ -450,7 +450,7 @@ fn c5_the_last_handle_closes_and_guards_do_not_keep_it_open() {
     let (held, idle) = (pool.get().unwrap(), pool.get().unwrap());
     drop(idle);
     drop(pool);
-    assert_eq!(other.state().idle, 1, "a clone is left");
+    assert_eq!(other.status().available, 1, "a clone is left");
     drop(other);
     assert_eq!(db.live(), 1, "the idle one is closed, the other is still out");
     drop(thread::spawn(move || drop(held)).join());
@@ -540,11 +540,11 @@ fn c8_errors_say_why() {
         clock.wait_for_waiters(2);
         clock.advance(SECOND * 30);
         let mut errors = waiters.map(|waiter| waiter.join().unwrap().unwrap_err());
-        errors.sort_by_key(|error| error.state().unwrap().waiting);
+        errors.sort_by_key(|error| error.status().unwrap().waiting);
         let [last, first] = &errors;
-        let state = last.state().unwrap();
+        let state = last.status().unwrap();
         assert_eq!((state.max_size, state.in_use(), state.waiting), (1, 1, 0));
-        assert_eq!(first.state().unwrap().oldest_wait, SECOND * 30);
+        assert_eq!(first.status().unwrap().oldest_wait, SECOND * 30);
         let text = "timed out waiting for a connection: 1 of 1 connections of test busy, 1 waiting, oldest 30.0s";
         assert_eq!(first.to_string(), text);
     });
@@ -555,7 +555,7 @@ fn c8_errors_say_why() {
     assert!(!error.is_full() && !error.is_timeout() && !error.is_closed());
     assert_eq!(error.connect_error(), Some(&Down));
     assert!(std::error::Error::source(&error).unwrap().is::<Down>());
-    assert_eq!(error.into_connect_error().unwrap(), Down);
+    assert_eq!(*error.into_connect_error().unwrap().manager_error().unwrap(), Down);
     pool.close();
     let error = pool.get().unwrap_err();
     assert!(error.is_closed() && error.to_string().starts_with("the pool is closed"), "{error}");
@@ -596,7 +596,7 @@ fn c9_expired_waiters_are_skipped() {
         // Unless the patient one was done so quickly that even the hasty one got it.
         let _ = hasty.join().unwrap();
     });
-    assert_eq!((pool.state().idle, pool.state().waiting), (1, 0));
+    assert_eq!((pool.status().available, pool.status().waiting), (1, 0));
 }
 
 #[test]
@@ -612,7 +612,7 @@ fn c10_a_waiter_arms_one_timer_and_an_idle_pool_none() {
         drop(held);
         waiter.join().unwrap().unwrap();
     });
-    assert_eq!((clock.timers(), pool.state().idle), (0, 1));
+    assert_eq!((clock.timers(), pool.status().available), (0, 1));
 }
 
 #[cfg(feature = "tracing")]

@@ -226,8 +226,8 @@ fn c3_every_wait_has_a_deadline() {
         clock.advance(SECOND * 5);
         let error = by_deadline.join().unwrap().unwrap_err();
         assert!(error.is_timeout() && error.connect_error().is_none());
-        let state = error.state().unwrap();
-        assert_eq!((state.max_size, state.size, state.idle, state.waiting), (1, 1, 0, 2));
+        let state = error.status().unwrap();
+        assert_eq!((state.max_size, state.size, state.available, state.waiting), (1, 1, 0, 2));
         assert_eq!(state.oldest_wait, SECOND * 5);
         assert!(error.to_string().contains("1 of 1 connections of deadpool busy, 2 waiting"), "{error}");
         clock.advance(SECOND * 25);
@@ -270,7 +270,7 @@ fn a_deadline_in_the_past_gets_nothing_and_costs_nobody_an_object() {
     drop(pool.get().unwrap());
     db.on_recycle(|| Gate::default().pass());
     let error = pool.get_deadline(clock.now()).unwrap_err();
-    assert!(error.is_timeout() && error.state().is_none(), "{error}");
+    assert!(error.is_timeout() && error.status().is_none(), "{error}");
     assert!(pool.get_deadline(clock.now() - SECOND).unwrap_err().is_timeout());
     assert_eq!((seen(&shared), db.live()), ((1, 1, 0), 1));
 }
@@ -437,7 +437,8 @@ fn what_deadpool_says_comes_back() {
     for _ in 0..3 {
         let error = pool.get().unwrap_err();
         assert!(matches!(error.connect_error(), Some(PoolError::Backend(Down))), "{error}");
-        assert!(matches!(error.into_connect_error(), Ok(PoolError::Backend(Down))));
+        let inner = error.into_connect_error().unwrap();
+        assert!(matches!(inner.manager_error(), Some(PoolError::Backend(Down))));
     }
     db.on_create(|| ready(Ok(())));
     // What cannot be recycled is replaced.
@@ -481,7 +482,7 @@ fn c5_close_wakes_those_who_wait() {
         clock.wait_for_waiters(1);
         shared.close();
         let error = waiter.join().unwrap().unwrap_err();
-        assert!(error.is_closed() && error.state().is_some(), "{error}");
+        assert!(error.is_closed() && error.status().is_some(), "{error}");
     });
     assert!(pool.get().unwrap_err().is_closed());
     assert!(pool.try_get().unwrap_err().is_closed());

@@ -89,8 +89,8 @@ fn does_what_r2d2_does() {
             }
             _ => {}
         }
-        let (a, b) = (ours.state(), theirs.state());
-        assert_eq!((a.size as u32, a.idle as u32), (b.connections, b.idle_connections), "step {step}");
+        let (a, b) = (ours.status(), theirs.state());
+        assert_eq!((a.size as u32, a.available as u32), (b.connections, b.idle_connections), "step {step}");
     }
     assert!(timeouts == 20 && breaks > 50);
 }

@@ -26,7 +26,7 @@ fn the_coldest_idle_connection_makes_room() {
     drop(pool.get(&'a').unwrap());
     // Last used: b, c, a. So b goes.
     let d = pool.get(&'d').unwrap();
-    assert_eq!((db.closes(), db.live(), pool.state().size), (1, 3, 3));
+    assert_eq!((db.closes(), db.live(), pool.status().size), (1, 3, 3));
     assert_eq!(pool.get(&'c').unwrap().id(), c);
     assert_eq!(pool.get(&'a').unwrap().id(), 1);
     assert_eq!(d.key(), &'d');
@@ -107,7 +107,7 @@ fn no_key_has_more_than_its_share() {
     drop(others);
     assert!(pool.try_get(&'a').unwrap_err().is_full(), "its cap, although there is something to evict");
     drop(greedy);
-    assert_eq!((pool.state().idle, db.closes()), (4, 0));
+    assert_eq!((pool.status().available, db.closes()), (4, 0));
 }
 
 #[test]
@@ -197,7 +197,7 @@ fn thousands_of_keys_share_a_few_connections() {
         }
         assert_eq!(db.connects(), 4044 * (round + 1), "each had been evicted long ago");
     }
-    assert_eq!((db.live(), pool.state().size, pool.state().idle), (16, 16, 16));
+    assert_eq!((db.live(), pool.status().size, pool.status().available), (16, 16, 16));
     assert_eq!((db.most.load(Ordering::SeqCst), db.closes()), (16, 2 * 4044 - 16));
     // The last ones are still warm.
     for key in &keys[4044 - 16..] {
@@ -293,10 +293,10 @@ fn everything_is_conserved_whatever_happens() {
         }
     });
     pool.close_within(LONG).unwrap();
-    let (state, seen) = (pool.state(), pool.station().snapshot());
+    let (state, seen) = (pool.status(), pool.station().snapshot());
     assert!(seen.balanced(), "{seen:?}");
     assert_eq!((seen.waiting(), seen.in_service(), seen.offered()), (0, 0, THREADS * ROUNDS), "{seen:?}");
-    assert_eq!((state.size, state.idle, state.waiting, db.live()), (0, 0, 0, 0));
+    assert_eq!((state.size, state.available, state.waiting, db.live()), (0, 0, 0, 0));
     let most = db.most.load(Ordering::SeqCst);
     assert!(most <= 8, "{most} connections at once");
     let keys = keys.lock().unwrap();

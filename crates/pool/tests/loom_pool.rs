@@ -35,8 +35,8 @@ fn pool(clock: &PausedClock) -> Keyed {
 }
 
 fn is_quiet(pool: &Keyed, idle: usize) {
-    let (state, seen) = (pool.state(), pool.station().snapshot());
-    assert_eq!((state.size, state.idle, state.waiting), (idle, idle, 0));
+    let (state, seen) = (pool.status(), pool.station().snapshot());
+    assert_eq!((state.size, state.available, state.waiting), (idle, idle, 0));
     assert!(seen.balanced() && seen.waiting() == 0 && seen.in_service() == 0, "{seen:?}");
 }
 
@@ -147,6 +147,6 @@ fn a_grant_meets_the_deadline() {
         drop(held);
         waiter.join().unwrap();
         time.join().unwrap();
-        is_quiet(&pool, pool.state().idle);
+        is_quiet(&pool, pool.status().available);
     });
 }

@@ -45,7 +45,7 @@ fn a_transaction_commits_on_ok_and_rolls_back_on_err_and_panic() {
         })
         .unwrap_err();
     assert!(matches!(error, TransactionError::Body("no")), "{error}");
-    assert_eq!((count(&server), pool.state().size), (1, 1), "the connection was fit for the next one");
+    assert_eq!((count(&server), pool.status().size), (1, 1), "the connection was fit for the next one");
 
     let panicked = catch_unwind(AssertUnwindSafe(|| {
         pool.transaction(|tx| -> Result<(), Error> {
@@ -54,7 +54,7 @@ fn a_transaction_commits_on_ok_and_rolls_back_on_err_and_panic() {
         })
     }));
     assert!(panicked.is_err());
-    assert_eq!((count(&server), pool.state().size), (1, 0));
+    assert_eq!((count(&server), pool.status().size), (1, 0));
     assert_eq!(pool.transaction(|tx| insert(tx, 4)).unwrap(), 1);
     assert_eq!(count(&server), 2);
     // Nothing is left of a transaction on the connection that is used again.
@@ -77,7 +77,7 @@ fn a_transaction_in_which_a_statement_failed_is_never_reported_as_committed() {
     let error = outcome.unwrap_err();
     assert!(matches!(&error, TransactionError::Commit(why) if why.code().is_some()), "{error:?}");
     assert!(!error.is_in_doubt());
-    assert_eq!((count(&server), pool.state().idle), (0, 1));
+    assert_eq!((count(&server), pool.status().available), (0, 1));
     pool.transaction(|tx| insert(tx, 1)).unwrap();
 }
 
@@ -90,7 +90,7 @@ fn a_refused_commit_is_not_in_doubt() {
     let pool = pool(&server.url(), 1);
     let error = pool.transaction(|tx| insert(tx, 7)).unwrap_err();
     assert!(matches!(error, TransactionError::Commit(_)), "{error:?}");
-    assert_eq!((count(&server), pool.state().idle), (0, 1));
+    assert_eq!((count(&server), pool.status().available), (0, 1));
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn survives_the_death_of_the_server_in_mid_load() {
     // Later callers too.
     let error = pool.get().unwrap_err();
     assert!(error.connect_error().is_some(), "{error}");
-    assert_eq!(pool.state().size, 0, "no dead connection is left");
+    assert_eq!(pool.status().size, 0, "no dead connection is left");
     server.restart();
     let mut three = [0; 3].map(|_| pool.get().unwrap());
     assert!(three.iter_mut().all(|client| client.batch_execute("SELECT 1").is_ok()));
@@ -175,7 +175,7 @@ fn a_commit_that_did_not_arrive_is_in_doubt() {
         let error = committing.join().unwrap().unwrap_err();
         assert!(error.is_in_doubt(), "{error:?}");
     });
-    assert_eq!((count(&server), pool.state().size), (0, 0));
+    assert_eq!((count(&server), pool.status().size), (0, 0));
     proxy.black_hole(false);
     pool.transaction(|tx| insert(tx, 2)).unwrap();
     assert_eq!(count(&server), 1);
@@ -221,7 +221,7 @@ fn a_commit_that_is_not_confirmed_is_in_doubt_although_it_is_done() {
         let error = committing.join().unwrap().unwrap_err();
         assert!(error.is_in_doubt(), "{error:?}");
     });
-    assert_eq!((count(&server), pool.state().size), (1, 0), "it is there");
+    assert_eq!((count(&server), pool.status().size), (1, 0), "it is there");
 }
 
 #[test]
@@ -236,7 +236,7 @@ fn a_commit_whose_backend_is_terminated_is_in_doubt() {
         let error = committing.join().unwrap().unwrap_err();
         assert!(error.is_in_doubt(), "{error:?}");
     });
-    assert_eq!(pool.state().size, 0, "not used again");
+    assert_eq!(pool.status().size, 0, "not used again");
 }
 
 /// A server of our own that answers COMMIT with this error and everything else with success, for one connection.
@@ -294,7 +294,7 @@ fn which_answers_to_commit_leave_it_in_doubt() {
                 if why.code().is_some_and(|seen| seen.code() == code)),
             "{error:?}"
         );
-        assert_eq!(pool.state().size, usize::from(!expected), "a connection in doubt is not used again");
+        assert_eq!(pool.status().size, usize::from(!expected), "a connection in doubt is not used again");
         drop(pool);
         server.join().unwrap();
     }
@@ -316,13 +316,13 @@ fn a_silent_server_holds_nobody_beyond_the_deadline() {
             assert!(error.is_timeout() || error.connect_error().is_some(), "{error}");
         }
     });
-    assert_eq!(pool.state().size, 0);
+    assert_eq!(pool.status().size, 0);
     proxy.black_hole(false);
     // Enough time, so that a slow machine does not matter: what is tested is that it works again.
     let patient = || pool.get_deadline(Instant::now() + LONG);
     patient().unwrap().batch_execute("SELECT 1").unwrap();
     // Validating: an idle connection whose server does not answer.
-    assert_eq!(pool.state().idle, 1);
+    assert_eq!(pool.status().available, 1);
     proxy.black_hole(true);
     let error = pool.get().unwrap_err();
     assert!(error.is_timeout() || error.connect_error().is_some(), "{error}");

@@ -62,7 +62,7 @@ fn connects_checks_and_asks_at_the_return() {
     assert_eq!(pool.get().unwrap().serial, 2);
     // One that has broken is not passed on.
     pool.get().unwrap().broken = true;
-    assert_eq!((pool.state().size, db.live()), (0, 0));
+    assert_eq!((pool.status().size, db.live()), (0, 0));
     assert_eq!(pool.get().unwrap().serial, 3);
 }
 
@@ -88,7 +88,7 @@ fn the_managers_own_error_comes_back() {
         let error = pool.get().unwrap_err();
         assert_eq!(error.connect_error(), Some(&Down), "{error}");
     }
-    assert_eq!(pool.state().size, 0);
+    assert_eq!(pool.status().size, 0);
     db.on_connect(|_, _| Ok(()));
     assert!(pool.get().is_ok());
 }
@@ -107,14 +107,14 @@ fn a_panic_costs_no_place() {
     db.on_validate(|_, _| panic_on_purpose());
     clock.advance(Duration::from_secs(1));
     assert!(catch_unwind(AssertUnwindSafe(|| pool.get())).is_err());
-    assert_eq!((pool.state().size, db.live()), (0, 0));
+    assert_eq!((pool.status().size, db.live()), (0, 0));
     // `has_broken` runs where a guard is dropped: contained, and the connection is closed.
     db.on_is_broken(|_, _| panic_on_purpose());
     drop(pool.get().unwrap());
-    assert_eq!((pool.state().size, db.live()), (0, 0));
+    assert_eq!((pool.status().size, db.live()), (0, 0));
     db.on_is_broken(|_, _| false);
     drop(pool.get().unwrap());
-    assert_eq!((pool.state().idle, db.live()), (1, 1));
+    assert_eq!((pool.status().available, db.live()), (1, 1));
     let seen = pool.station().snapshot();
     assert!(seen.balanced() && seen.in_service() == 0, "{seen:?}");
 }
@@ -152,7 +152,7 @@ fn a_real_manager_moves_in_unchanged() {
             });
         }
     });
-    assert!(pool.state().size <= 2);
+    assert!(pool.status().size <= 2);
     // Its own check.
     let id = pool.get().unwrap().id();
     clock.advance(Duration::from_secs(1));
@@ -172,5 +172,5 @@ fn a_real_managers_error_comes_back() {
         let code = error.connect_error().unwrap().sqlite_error_code();
         assert_eq!(code, Some(r2d2_sqlite::rusqlite::ErrorCode::CannotOpen), "{error}");
     }
-    assert_eq!(pool.state().size, 0);
+    assert_eq!(pool.status().size, 0);
 }

@@ -74,7 +74,7 @@ fn what_redis_says_to_a_connect_comes_back() {
         let said = error.connect_error().unwrap();
         assert_eq!(said.kind(), ErrorKind::Server(ServerErrorKind::ResponseError), "{error}");
     }
-    assert_eq!(pool.state().size, 0);
+    assert_eq!(pool.status().size, 0);
 }
 
 #[test]
@@ -90,12 +90,12 @@ fn a_connection_that_was_cut_off_is_not_handed_out_again() {
     proxy.cut();
     assert!(ping(&mut connection).is_err());
     drop(connection);
-    assert_eq!(pool.state().size, 0);
+    assert_eq!(pool.status().size, 0);
     // Idle and trusted: its first use finds out, and nobody else gets it.
     pool.with(ping).unwrap().unwrap();
     proxy.cut();
     assert!(pool.with(ping).unwrap().is_err());
-    assert_eq!(pool.state().size, 0);
+    assert_eq!(pool.status().size, 0);
     // Idle for longer: the check finds out.
     pool.with(ping).unwrap().unwrap();
     let id = pool.get().unwrap().id();
@@ -132,7 +132,7 @@ fn an_answer_that_comes_too_late_is_nobody_elses() {
     proxy.black_hole(false);
     assert!(!connection.is_open());
     drop(connection);
-    assert_eq!(pool.state().size, 0);
+    assert_eq!(pool.status().size, 0);
 }
 
 #[test]
@@ -160,13 +160,13 @@ fn the_drivers_own_connection_is_there_and_not_passed_on() {
     let message: String = pubsub.get_message().unwrap().get_payload().unwrap();
     assert_eq!(message, "hello");
     drop(pubsub);
-    assert_eq!(pool.state().size, 2);
+    assert_eq!(pool.status().size, 2);
     drop(connection);
-    assert_eq!(pool.state().size, 1);
+    assert_eq!(pool.status().size, 1);
     // For good.
     let mut own = pool.get().unwrap().detach().into_inner();
     cmd("PING").exec(&mut own).unwrap();
-    assert_eq!(pool.state().size, 0);
+    assert_eq!(pool.status().size, 0);
 }
 
 #[test]
@@ -186,17 +186,17 @@ fn a_silent_server_holds_nobody_beyond_the_deadline() {
             assert!(error.is_timeout() || error.connect_error().unwrap().is_timeout(), "{error}");
         }
     });
-    assert_eq!(pool.state().size, 0);
+    assert_eq!(pool.status().size, 0);
     proxy.black_hole(false);
     // Enough time, so that a slow machine does not matter: what is tested is that it works again.
     let patient = || pool.get_deadline(Instant::now() + LONG);
     ping(&mut patient().unwrap()).unwrap();
     // Validating: an idle connection whose server does not answer.
-    assert_eq!(pool.state().idle, 1);
+    assert_eq!(pool.status().available, 1);
     proxy.black_hole(true);
     let error = pool.get().unwrap_err();
     assert!(error.is_timeout() || error.connect_error().unwrap().is_timeout(), "{error}");
-    assert_eq!(pool.state().size, 0);
+    assert_eq!(pool.status().size, 0);
     proxy.black_hole(false);
     ping(&mut patient().unwrap()).unwrap();
 }
@@ -241,7 +241,7 @@ fn survives_the_death_of_the_server_in_mid_load() {
         server.kill_9();
     });
     assert!(pool.get().unwrap_err().connect_error().is_some(), "later callers too");
-    assert_eq!(pool.state().size, 0, "no dead connection is left");
+    assert_eq!(pool.status().size, 0, "no dead connection is left");
     server.restart();
     let mut three = [0; 3].map(|_| pool.get().unwrap());
     assert!(three.iter_mut().all(|connection| ping(connection).is_ok()));

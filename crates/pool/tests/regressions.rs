@@ -76,7 +76,7 @@ fn no_way_to_lose_a_connection_loses_the_waiter() {
                 lose(held);
                 assert!(waiter.join().unwrap().is_ok(), "{name}");
             });
-            assert_eq!((pool.state().size, pool.state().idle), (1, 1), "{name}");
+            assert_eq!((pool.status().size, pool.status().available), (1, 1), "{name}");
         }
     }
 }
@@ -118,7 +118,7 @@ fn a_panicking_connect_leaks_no_place() {
     for _ in 0..3 {
         assert!(catch_unwind(AssertUnwindSafe(|| pool.get())).is_err());
     }
-    assert_eq!((pool.state().size, db.live()), (0, 0));
+    assert_eq!((pool.status().size, db.live()), (0, 0));
     db.on_connect(|_, _| Ok(()));
     pool.get().unwrap();
 }
@@ -133,7 +133,7 @@ fn a_panicking_validate_leaks_no_place() {
     clock.advance(SECOND);
     db.on_validate(|_, _| panic_on_purpose());
     assert!(catch_unwind(AssertUnwindSafe(|| pool.get())).is_err());
-    assert_eq!((pool.state().size, db.live(), db.closes()), (0, 0, 1));
+    assert_eq!((pool.status().size, db.live(), db.closes()), (0, 0, 1));
     assert_eq!(pool.get().unwrap().serial, 2);
 }
 
@@ -151,7 +151,7 @@ fn max_lifetime_is_enforced_at_check_in() {
     let held = pool.get().unwrap();
     clock.advance(SECOND);
     drop(held);
-    assert_eq!((pool.state().size, db.live()), (0, 0));
+    assert_eq!((pool.status().size, db.live()), (0, 0));
     assert_eq!(pool.get().unwrap().serial, 2);
 }
 
@@ -181,7 +181,7 @@ fn idle_timeout_shrinks_the_pool() {
         clock.advance(SECOND * 10);
         drop(pool.get().unwrap());
     }
-    assert_eq!((db.live(), pool.state().size), (1, 1));
+    assert_eq!((db.live(), pool.status().size), (1, 1));
 }
 
 /// deadpool 0.13.1 (observed): a panic in the predicate of `retain` poisons the pool, after which `get` panics and `drop` aborts.
@@ -201,7 +201,7 @@ fn no_panic_of_user_code_makes_the_pool_unusable() {
     let dying = catch_unwind(AssertUnwindSafe(|| pool.with(|_| panic_on_purpose())));
     assert!(dying.is_err(), "goes on, without an abort");
     drop(pool.get().unwrap());
-    assert_eq!((pool.state().size, db.live()), (0, 0));
+    assert_eq!((pool.status().size, db.live()), (0, 0));
     db.on_is_broken(|_, _| false);
     pool.get().unwrap();
 }
@@ -220,7 +220,7 @@ fn no_get_succeeds_after_a_close_while_it_was_connecting() {
         release.send(()).unwrap();
         assert!(connecting.join().unwrap().unwrap_err().is_closed());
     });
-    assert_eq!((db.live(), db.closes(), pool.state().size), (0, 1, 0));
+    assert_eq!((db.live(), db.closes(), pool.status().size), (0, 1, 0));
     pool.close_within(Duration::ZERO).unwrap();
 }
 
@@ -238,7 +238,7 @@ fn no_get_succeeds_after_a_close_while_it_was_validating() {
         Ok(())
     });
     assert!(pool.get().unwrap_err().is_closed());
-    assert_eq!((db.live(), db.closes(), pool.state().size), (0, 1, 0));
+    assert_eq!((db.live(), db.closes(), pool.status().size), (0, 1, 0));
 }
 
 /// HikariCP's ShutdownTest: get after close, and closing twice.
@@ -274,7 +274,7 @@ fn many_may_close_at_once() {
             });
         }
     });
-    assert_eq!((db.live(), db.closes(), pool.state().size), (0, 8, 0));
+    assert_eq!((db.live(), db.closes(), pool.status().size), (0, 8, 0));
 }
 
 /// vitess#20308: connections handed to waiters that had given up stalled production.
@@ -324,7 +324,7 @@ fn a_waiter_that_gives_up_passes_its_chance_on() {
             assert!(served);
             let _ = hasty.join().unwrap();
         });
-        assert_eq!((pool.state().idle, pool.state().waiting), (1, 0));
+        assert_eq!((pool.status().available, pool.status().waiting), (1, 0));
     }
 }
 
@@ -344,7 +344,7 @@ fn a_connection_whose_holder_panicked_is_not_used_again() {
             .join()
     });
     assert!(holder.is_err());
-    assert_eq!((db.live(), db.closes(), pool.state().size), (0, 1, 0));
+    assert_eq!((db.live(), db.closes(), pool.status().size), (0, 1, 0));
     assert_eq!(pool.get().unwrap().serial, 2);
 }
 
@@ -395,7 +395,7 @@ fn failures_of_checks_do_not_make_counts_drift() {
             }
             _ => {}
         }
-        let state = pool.state();
+        let state = pool.status();
         assert_eq!((state.size, state.in_use()), (db.live(), held.len()));
         assert!(state.size <= 4);
     }
@@ -411,7 +411,7 @@ fn an_evicted_connection_may_use_the_pool_while_it_is_closed() {
     let inside = Arc::downgrade(&pool);
     db.on_close(move |_, _| {
         let pool = inside.upgrade().unwrap();
-        assert_eq!(pool.state().size, 1);
+        assert_eq!(pool.status().size, 1);
         assert!(pool.try_get(&3).unwrap_err().is_full());
     });
     drop(pool.get(&1).unwrap());
@@ -427,7 +427,7 @@ fn exhausted_and_unreachable_are_different_errors() {
     let pool = pool(&db, &clock, 1).build().unwrap();
     let held = pool.get().unwrap();
     let full = pool.get_deadline(clock.now()).unwrap_err();
-    assert!(full.is_timeout() && full.connect_error().is_none() && full.state().unwrap().in_use() == 1);
+    assert!(full.is_timeout() && full.connect_error().is_none() && full.status().unwrap().in_use() == 1);
     held.discard();
     db.on_connect(|_, _| Err(Down));
     let down = pool.get().unwrap_err();
@@ -444,7 +444,7 @@ fn failed_connects_leave_nothing_behind() {
     for _ in 0..100 {
         assert!(pool.get().is_err());
     }
-    assert_eq!((db.live(), pool.state().size), (0, 0));
+    assert_eq!((db.live(), pool.status().size), (0, 0));
     db.on_connect(|_, _| Ok(()));
     drop([pool.get().unwrap(), pool.get().unwrap()]);
 }
@@ -455,7 +455,7 @@ fn building_does_not_connect() {
     let db = Db::new();
     db.on_connect(|_, _| panic_on_purpose());
     let pool = pool(&db, &PausedClock::new(), 4).build().unwrap();
-    assert_eq!((db.connects(), pool.state().size), (0, 0));
+    assert_eq!((db.connects(), pool.status().size), (0, 0));
 }
 
 /// HikariCP#867: validation and connecting each had a timeout of their own, so a call took twice its limit.
@@ -528,7 +528,7 @@ fn a_saturated_pool_climbs_out() {
             });
         }
     });
-    let (state, seen) = (pool.state(), pool.station().snapshot());
+    let (state, seen) = (pool.status(), pool.station().snapshot());
     assert_eq!((seen.served, seen.returned, state.waiting, state.in_use()), (32 * 50, 0, 0, 0));
     assert!(db.most.load(Ordering::SeqCst) <= 2);
 }

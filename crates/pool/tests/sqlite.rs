@@ -33,7 +33,7 @@ fn a_transaction_commits_on_ok_and_rolls_back_on_err_and_panic() {
         .unwrap_err();
     assert!(matches!(error, TransactionError::Body("no")), "{error}");
     assert_eq!(count(&pool), 1);
-    assert_eq!(pool.state().size, 1, "the connection was fit for the next one");
+    assert_eq!(pool.status().size, 1, "the connection was fit for the next one");
 
     let panicked = catch_unwind(AssertUnwindSafe(|| {
         pool.transaction(|tx| -> Result<(), rusqlite::Error> {
@@ -42,7 +42,7 @@ fn a_transaction_commits_on_ok_and_rolls_back_on_err_and_panic() {
         })
     }));
     assert!(panicked.is_err());
-    assert_eq!(pool.state().size, 0, "closed");
+    assert_eq!(pool.status().size, 0, "closed");
     assert_eq!(count(&pool), 1);
 }
 
@@ -59,7 +59,7 @@ fn a_refused_commit_says_so_and_rolls_back() {
     assert!(matches!(error, TransactionError::Commit(_)) && !error.is_in_doubt(), "{error}");
     let children: u32 =
         pool.with(|c| c.query_row("SELECT count(*) FROM child", [], |row| row.get(0)).unwrap()).unwrap();
-    assert_eq!((children, pool.state().size), (0, 1));
+    assert_eq!((children, pool.status().size), (0, 1));
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn a_file_that_is_no_database_is_an_error_each_time_and_takes_no_place() {
         let inner = error.connect_error().unwrap();
         assert_eq!(inner.sqlite_error_code(), Some(rusqlite::ErrorCode::NotADatabase));
     }
-    assert_eq!(pool.state().size, 0);
+    assert_eq!(pool.status().size, 0);
     std::fs::remove_file(dir.path().join("db")).unwrap();
     assert_eq!(count(&pool), 0);
 }

@@ -253,7 +253,7 @@ impl<S> Locked<'_, S> {
             let monitor = locked.monitor;
             locked.released(|| {
                 let _observed = Observed::begin(wait_for);
-                monitor.clock.park(&parker, deadline);
+                monitor.clock.park(&parker, deadline, wait_for != WaitFor::Background);
             });
             match std::mem::replace(&mut *waiter.turn.lock(), Turn::Waiting) {
                 // Who granted it took the waiter out of the line.

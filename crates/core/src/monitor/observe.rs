@@ -17,6 +17,8 @@ pub enum WaitFor {
     Permit,
     /// The result of work that it has handed over.
     Result,
+    /// Something to look after, now and then. Nobody waits for this thread.
+    Background,
 }
 
 /// Called by a thread before it parks (`true`) and after (`false`), with no lock held.

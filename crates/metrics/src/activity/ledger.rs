@@ -120,7 +120,7 @@ fn observe() {
 /// What our own primitives say about the waits of the calling thread.
 fn waits(wait_for: WaitFor, begins: bool) {
     let activity = match wait_for {
-        WaitFor::Work => Activity::Idle,
+        WaitFor::Work | WaitFor::Background => Activity::Idle,
         WaitFor::Place => Activity::Push,
         WaitFor::Permit => Activity::Permit,
         WaitFor::Result => Activity::Queue,

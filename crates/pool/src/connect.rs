@@ -1,0 +1,217 @@
+//! How connections are made: in the background, one at a time at first, and with pauses while it fails.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use fullbore_core::{Event, Serve, contain};
+
+use crate::checkout::{LockedDesk, Shared, nanos};
+use crate::config::WhileDown;
+use crate::desk::{Claim, Down};
+use crate::error::ConnectError;
+use crate::manager::{Key, KeyedManager};
+use crate::slot::Held;
+use crate::stats::Why;
+
+/// How much longer than the manager was told an attempt may take before it is given up.
+const GRACE: Duration = Duration::from_millis(500);
+
+impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
+    /// Has these attempts made in the background. Not to be called under the lock.
+    pub(crate) fn launch(&self, attempts: Vec<u64>) {
+        for attempt in attempts {
+            // Somebody has a handle of it: the caller.
+            let Some(pool) = self.me.upgrade() else { return };
+            let limit = self.config.connect_timeout.checked_add(GRACE);
+            self.background.submit(Box::new(move || pool.run_attempt(attempt)), limit);
+        }
+    }
+
+    /// One attempt, on a thread in the background.
+    fn run_attempt(&self, number: u64) {
+        let mut desk = self.monitor.lock();
+        if !self.is_needed(&desk, number) {
+            desk.undo(self, number);
+            desk.stats.connects_elided += 1;
+            return self.settle(desk);
+        }
+        let Some(attempt) = desk.attempts.get_mut(&number) else { return };
+        attempt.begun = true;
+        let key = attempt.key.clone();
+        let cold = attempt.taken.empty(self);
+        if let Some(cold) = cold {
+            drop(desk);
+            let cold = self.close_one(cold);
+            desk = self.monitor.lock();
+            desk.change(&cold, |theirs| theirs.places -= 1);
+            desk.stats.count(Why::Evicted);
+            self.settle(desk);
+            desk = self.monitor.lock();
+        }
+        let end = desk.now().checked_add(self.config.connect_timeout).and_then(|end| end.checked_add(GRACE));
+        if let Some(attempt) = desk.attempts.get_mut(&number) {
+            attempt.end = end;
+        }
+        drop(desk);
+        if let Some(end) = end {
+            self.look_at(end);
+        }
+        let made = contain(|| self.manager.connect(&key, self.config.connect_timeout));
+        match made {
+            Ok(Ok(connection)) => self.admit(number, &key, connection),
+            Ok(Err(error)) => self.fail(number, &key, &ConnectError::Manager(Arc::new(error))),
+            Err(failure) => {
+                self.events.emit(Event::Panic, || format!("connecting: {failure}"));
+                self.fail(number, &key, &ConnectError::Panicked(failure));
+            }
+        }
+    }
+
+    /// Whether anybody still wants what an attempt is to make that has not begun.
+    fn is_needed(&self, desk: &LockedDesk<'_, K, M>, number: u64) -> bool {
+        let Some(attempt) = desk.attempts.get(&number) else { return false };
+        if !desk.is_open() {
+            return false;
+        }
+        if attempt.wished {
+            return true;
+        }
+        let Some(mine) = desk.keys.get(&attempt.key) else { return false };
+        let begun = desk.attempts.values().filter(|other| other.begun && other.key == attempt.key).count();
+        let slots = mine.slots.iter().filter_map(|number| self.slots.get(*number));
+        let idle = slots.filter(|slot| slot.is_idle()).count();
+        mine.wanting > idle + begun || self.config.min_idle + desk.leaving > idle + begun
+    }
+
+    /// A connection is there.
+    fn admit(&self, number: u64, key: &K, connection: M::Connection) {
+        let mut desk = self.monitor.lock();
+        let (closed, epoch) = (desk.closed, desk.epoch);
+        let Some(mut attempt) = desk.end_attempt(number) else {
+            // It was given up. Its place has passed on.
+            desk.stuck -= 1;
+            drop(desk);
+            if let Err(failure) = contain(|| self.manager.close(key, connection)) {
+                self.events.emit(Event::Panic, || format!("closing a connection: {failure}"));
+            }
+            return self.settle(self.monitor.lock());
+        };
+        desk.stats.connected += 1;
+        let Some(me) = self.me.upgrade() else { return };
+        let now = self.clock.coarse();
+        let held = Held {
+            key: key.clone(),
+            connection,
+            id: desk.next_id(),
+            created: desk.now(),
+            uses: 0,
+            epoch,
+            // ORDERING: Relaxed: changed under the lock.
+            trusted: self.trust.load(Ordering::Relaxed),
+            suspect: false,
+            pool: me,
+        };
+        if closed {
+            drop(desk);
+            self.close_one(held);
+            let mut desk = self.monitor.lock();
+            desk.leave_slot(self, attempt.taken);
+            desk.change(key, |mine| mine.places -= 1);
+            desk.stats.count(Why::Closed);
+            return self.settle(desk);
+        }
+        debug_assert!(attempt.taken.held_mut(self).is_none(), "the evicted one is closed");
+        let slot = attempt.taken.number(self);
+        attempt.taken.put(self, held, self.hash(key), now, self.retire_at(now));
+        self.list(slot);
+        if let Some(mine) = desk.keys.get_mut(key) {
+            mine.slots.push(slot);
+            mine.down = None;
+        }
+        // It goes well: twice as many, as long as there is somebody who waits.
+        desk.ramp = (desk.ramp * 2).min(self.background.max_connecting());
+        if desk.paused {
+            self.bar_all();
+        }
+        let next = self.next_care(desk.now());
+        self.settle(desk);
+        if let Some(next) = next {
+            self.look_at(next);
+        }
+    }
+
+    /// When a connection made at `now` has to go.
+    fn retire_at(&self, now: u64) -> u64 {
+        let Some(lifetime) = self.config.max_lifetime else { return u64::MAX };
+        // A hasher with keys by chance is the standard library's only source of chance.
+        let chance = (RandomState::new().hash_one(now) >> 11) as f64 / (1_u64 << 53) as f64;
+        let lifetime = nanos(lifetime);
+        let shorter = (lifetime as f64 * self.config.lifetime_jitter * chance) as u64;
+        now.saturating_add(lifetime - shorter.min(lifetime))
+    }
+
+    /// An attempt has failed.
+    fn fail(&self, number: u64, key: &K, error: &ConnectError<M::Error>) {
+        self.events.emit(Event::Reconnect, || format!("cannot connect: {error}"));
+        let mut desk = self.monitor.lock();
+        match desk.end_attempt(number) {
+            Some(attempt) => {
+                desk.leave_slot(self, attempt.taken);
+                self.note_failure(&mut desk, key, error);
+            }
+            None => desk.stuck -= 1,
+        }
+        self.settle(desk);
+    }
+
+    /// Its place is free; what it means for those who wait, and for the next attempt.
+    pub(crate) fn note_failure(&self, desk: &mut LockedDesk<'_, K, M>, key: &K, error: &ConnectError<M::Error>) {
+        desk.stats.connect_failures += 1;
+        let now = desk.now();
+        let backoff = self.config.backoff();
+        let mut next = None;
+        let mut hopeless = false;
+        desk.change(key, |mine| {
+            mine.places -= 1;
+            let failures = mine.down.as_ref().map_or(0, |down| down.failures).saturating_add(1);
+            let pause = backoff.pause(failures);
+            let at = now.checked_add(pause).unwrap_or(now + Duration::from_secs(3600));
+            next = Some(at);
+            mine.down = Some(Down { failures, error: error.clone(), since: now, next: at });
+            hopeless = mine.places == mine.connecting;
+        });
+        if self.only_key.is_some() {
+            desk.ramp = 1;
+        }
+        if hopeless && self.config.while_down == WhileDown::Fail {
+            desk.serve(
+                |desk| &mut desk.waiters,
+                |_, waiting, _| {
+                    if waiting.tag == key {
+                        Serve::Grant(Claim::Failed(error.clone(), Duration::ZERO))
+                    } else {
+                        Serve::Skip
+                    }
+                },
+            );
+        }
+        if let Some(next) = next {
+            self.look_at(next);
+        }
+    }
+
+    /// Gives up attempts that take too long. Called by the keeper.
+    pub(crate) fn give_up_late(&self, desk: &mut LockedDesk<'_, K, M>, now: Instant) {
+        let late = desk.attempts.iter().filter(|(_, attempt)| attempt.end.is_some_and(|end| end <= now));
+        for number in late.map(|(number, _)| *number).collect::<Vec<_>>() {
+            let Some(attempt) = desk.end_attempt(number) else { continue };
+            desk.stuck += 1;
+            desk.stats.connects_given_up += 1;
+            desk.leave_slot(self, attempt.taken);
+            self.note_failure(desk, &attempt.key, &ConnectError::Stuck(self.config.connect_timeout));
+        }
+    }
+}
