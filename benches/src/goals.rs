@@ -100,8 +100,20 @@ pub const GOALS: &[Goal] = &[
     goal("pool", "checkout and return, 2 connections", "deadpool", 5.0),
     goal("pool", "checkout and return, 8 connections", "r2d2", 5.0),
     goal("pool", "checkout and return, 8 connections", "deadpool", 5.0),
-    goal("pool", "checkout by key, as keys grow to 1,000", "itself, 1 key", GROWTH),
     goal("pool", "allocations for each checkout", NONE, ZERO),
+    goal("pool", "held for 2 ms, 64 threads on 8 connections", "8 threads that own a connection each", PARITY),
+    goal("pool", "wait for a checkout, p99.9, 64 threads on 8", "r2d2", 1.0),
+    // Strictly first come, first served, and slow for it: there no wait is longer than the others.
+    goal("pool", "wait for a checkout, p99.9, 64 threads on 8", "deadpool", 0.5),
+    goal("pool", "spike of 50 threads: total time", "r2d2", PARITY),
+    goal("pool", "spike of 50 threads: connections at the end over 6", NONE, ZERO),
+    goal("pool", "outage: connect attempts in flight over 1", NONE, ZERO),
+    goal("pool", "outage: CPU over 1 % of a core while down", NONE, ZERO),
+    goal("pool", "outage: served later than one backoff step after recovery", NONE, ZERO),
+    goal("pool", "checkout by key, as keys grow to 1,000", "itself, 1 key", GROWTH),
+    goal("pool", "warm checkout by key", "the plain pool", 0.5),
+    goal("pool", "bytes for each idle tenant over 300", NONE, ZERO),
+    goal("pool", "select 1 on PostgreSQL", "a connect for each", 50.0),
 
     // It also retries, delays, times and counts, which the rival does not.
     goal("queue", "send to done, 2 workers", "crossbeam-channel and threads", 0.5),
@@ -132,7 +144,8 @@ pub fn of(area: &str, case: &str, rival: &str) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cases::{AREAS, batch_db, examples};
+    use crate::cases::{AREAS, batch_db, examples, pool_db};
+    use crate::measure::Plan;
     use std::collections::BTreeSet;
 
     type Key = (&'static str, &'static str, &'static str);
@@ -140,11 +153,12 @@ mod tests {
     fn measured() -> BTreeSet<Key> {
         let mut keys = BTreeSet::from(examples::ROWS.map(|(case, rival)| ("examples", case, rival)));
         keys.extend(batch_db::NOT_EVERYWHERE.map(|(case, rival)| ("batch", case, rival)));
+        keys.extend(pool_db::NOT_EVERYWHERE.map(|(case, rival)| ("pool", case, rival)));
         for area in AREAS {
             for case in (area.cases)() {
                 keys.extend(case.rivals.iter().map(|rival| (area.name, case.name, rival.name)));
             }
-            keys.extend((area.counts)().iter().map(|count| (area.name, count.name, NONE)));
+            keys.extend((area.counts)(&Plan::QUICK).iter().map(|count| (area.name, count.name, NONE)));
         }
         keys
     }

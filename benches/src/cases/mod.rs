@@ -14,9 +14,15 @@ pub mod fanout;
 pub mod limit;
 pub mod metrics;
 pub mod pool;
+pub mod pool_db;
+pub mod pool_keyed;
+pub mod pool_load;
+pub mod pool_outage;
+mod pool_server;
+pub mod pool_spike;
 pub mod queue;
 
-use crate::measure::Case;
+use crate::measure::{Case, Plan};
 
 /// A crate, and what is measured of it.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +32,7 @@ pub struct Area {
     /// What takes time.
     pub cases: fn() -> Vec<Case>,
     /// What is to be zero.
-    pub counts: fn() -> Vec<Count>,
+    pub counts: fn(&Plan) -> Vec<Count>,
 }
 
 /// Something that is counted, for each operation, and should be zero.
@@ -42,13 +48,13 @@ pub struct Count {
 
 /// All areas but [`examples`], which runs whole programs.
 pub const AREAS: &[Area] = &[
-    Area { name: "batch", cases: batch::cases, counts: batch::counts },
-    Area { name: "cache", cases: cache::cases, counts: cache::counts },
-    Area { name: "fanout", cases: fanout::cases, counts: Vec::new },
-    Area { name: "limit", cases: limit::cases, counts: limit::counts },
-    Area { name: "metrics", cases: metrics::cases, counts: metrics::counts },
+    Area { name: "batch", cases: batch::cases, counts: |_| batch::counts() },
+    Area { name: "cache", cases: cache::cases, counts: |_| cache::counts() },
+    Area { name: "fanout", cases: fanout::cases, counts: |_| Vec::new() },
+    Area { name: "limit", cases: limit::cases, counts: |_| limit::counts() },
+    Area { name: "metrics", cases: metrics::cases, counts: |_| metrics::counts() },
     Area { name: "pool", cases: pool::cases, counts: pool::counts },
-    Area { name: "queue", cases: queue::cases, counts: Vec::new },
+    Area { name: "queue", cases: queue::cases, counts: |_| Vec::new() },
 ];
 
 /// Why building one of ours cannot fail here.

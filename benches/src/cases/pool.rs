@@ -1,4 +1,5 @@
-//! `fullbore-pool`: checkout and return of an idle connection, against other pools and the least that could do it.
+//! `fullbore-pool`: checkout and return of an idle connection, against other pools and the least that could do it. Other
+//! cases of it are in files of their own.
 
 use std::convert::Infallible;
 use std::hint::black_box;
@@ -8,11 +9,11 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
-use fullbore_pool::{KeyedManager, KeyedPool, Manager, Pool};
+use fullbore_pool::{Manager, Pool};
 use parking_lot::Mutex;
 
-use super::{Count, FITS, Random, allocations_each};
-use crate::measure::{Case, Side, Team};
+use super::{Count, FITS, allocations_each};
+use crate::measure::{Case, Plan, Side, Team};
 
 /// See the module.
 #[must_use]
@@ -35,32 +36,37 @@ pub fn cases() -> Vec<Case> {
             }
         })
         .collect();
-    cases.push(
-        Case::new("checkout by key, as keys grow to 1,000", 1, || by_key(1_000)).against("itself, 1 key", || by_key(1)),
-    );
+    cases.extend(super::pool_load::load_cases());
+    cases.extend(super::pool_spike::spike_cases());
+    cases.extend(super::pool_keyed::keyed_cases());
+    cases.extend(super::pool_db::db_cases());
     cases
 }
 
 /// What is to be zero.
 #[must_use]
-pub fn counts() -> Vec<Count> {
-    vec![Count { name: "allocations for each checkout", unit: "allocs", ours: allocations }]
+pub fn counts(plan: &Plan) -> Vec<Count> {
+    let mut counts = vec![Count { name: "allocations for each checkout", unit: "allocs", ours: allocations }];
+    counts.extend(super::pool_spike::spike_counts());
+    counts.extend(super::pool_outage::outage_counts(plan));
+    counts.extend(super::pool_keyed::keyed_counts());
+    counts
 }
 
 /// A connection to nowhere that knows how often it was used.
 #[derive(Debug, Default)]
-struct Idle {
-    uses: u64,
+pub(super) struct Idle {
+    pub(super) uses: u64,
 }
 
 impl Idle {
-    fn call(&mut self) {
+    pub(super) fn call(&mut self) {
         *black_box(&mut self.uses) += 1;
     }
 }
 
 /// A way to a connection.
-trait Checkout: Clone + Send + Sync + 'static {
+pub(super) trait Checkout: Clone + Send + Sync + 'static {
     /// Checks a connection out, uses it, and returns it.
     fn with<R>(&self, work: impl FnOnce(&mut Idle) -> R) -> R;
 
@@ -92,7 +98,7 @@ fn side(pool: impl Checkout, threads: usize, connections: usize) -> Side {
 
 /// Makes them, for all.
 #[derive(Debug)]
-struct Maker;
+pub(super) struct Maker;
 
 impl Manager for Maker {
     type Connection = Idle;
@@ -107,7 +113,7 @@ impl Manager for Maker {
 }
 
 /// Validation window, idle and life times are on, as by default.
-fn ours(connections: usize) -> Pool<Maker> {
+pub(super) fn ours(connections: usize) -> Pool<Maker> {
     Pool::builder(Maker).max_size(connections).build().expect(FITS)
 }
 
@@ -133,7 +139,7 @@ impl r2d2::ManageConnection for Maker {
 }
 
 /// Validation off: ours trusts a connection that was used just now, too.
-fn r2d2(connections: usize) -> r2d2::Pool<Maker> {
+pub(super) fn r2d2(connections: usize) -> r2d2::Pool<Maker> {
     let connections = u32::try_from(connections).expect("few connections");
     r2d2::Pool::builder().max_size(connections).test_on_check_out(false).build(Maker).expect("nothing can fail")
 }
@@ -160,10 +166,10 @@ impl deadpool::managed::Manager for Maker {
     }
 }
 
-type Deadpool = deadpool::managed::Pool<Maker>;
+pub(super) type Deadpool = deadpool::managed::Pool<Maker>;
 
 /// No timeouts: those need a runtime. So its wait has no deadline, which ours has.
-fn deadpool(connections: usize) -> Deadpool {
+pub(super) fn deadpool(connections: usize) -> Deadpool {
     Deadpool::builder(Maker).max_size(connections).build().expect("no timeouts are set")
 }
 
@@ -207,40 +213,6 @@ impl Checkout for Arc<Mutex<Vec<Idle>>> {
         self.lock().push(connection);
         result
     }
-}
-
-impl KeyedManager<u64> for Maker {
-    type Connection = Idle;
-    type Error = Infallible;
-
-    fn connect(&self, _: &u64, _: Duration) -> Result<Idle, Infallible> {
-        Ok(Idle::default())
-    }
-    fn validate(&self, _: &u64, _: &mut Idle, _: Duration) -> Result<(), Infallible> {
-        Ok(())
-    }
-}
-
-/// Each key has one connection, which is idle and recently used.
-fn by_key(keys: u64) -> Side {
-    let places = usize::try_from(keys).expect("few keys");
-    // Trusted however long ago it was used: with many keys that is longer ago, and this is not about validation.
-    let pool = KeyedPool::builder(Maker).max_size(places).validate_after(Duration::from_secs(600)).build().expect(FITS);
-    let call = |pool: &KeyedPool<u64, Maker>, key| pool.with(&key, Idle::call).expect("its connection is idle");
-    (0..keys).for_each(|key| call(&pool, key));
-    let mut uses = keys;
-    let shared = pool.clone();
-    let mut team = Team::new(1, move |number| {
-        let (pool, mut random) = (shared.clone(), Random::of_thread(number));
-        move |calls| calls.for_each(|_| call(&pool, random.below(keys)))
-    });
-    Box::new(move |count| {
-        let took = team.run(count).took();
-        uses += count;
-        let used: u64 = (0..keys).map(|key| pool.get(&key).map_or(0, |connection| connection.uses)).sum();
-        assert_eq!(used, uses, "no connection was closed");
-        took
-    })
 }
 
 fn allocations() -> f64 {

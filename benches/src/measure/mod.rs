@@ -26,6 +26,8 @@ pub struct Case {
     pub ours: MakeSide,
     /// How the others do.
     pub rivals: Vec<Rival>,
+    /// Whether a turn is a single operation, which is long enough. See [`Case::one_a_turn`].
+    pub one_a_turn: bool,
 }
 
 /// Somebody else's way.
@@ -39,7 +41,25 @@ pub struct Rival {
 impl Case {
     /// A case without rivals yet.
     pub fn new(name: &'static str, threads: usize, ours: impl Fn() -> Side + 'static) -> Self {
-        Self { name, threads, ours: Box::new(ours), rivals: Vec::new() }
+        Self { name, threads, ours: Box::new(ours), rivals: Vec::new(), one_a_turn: false }
+    }
+
+    /// Makes a turn a single operation, for those that are long, or whose time is not what they last: a percentile of many
+    /// waits. It must be measured once in each round, without looking at what came out: to do again what took too short
+    /// would be to choose.
+    #[must_use]
+    pub fn one_a_turn(mut self) -> Self {
+        self.one_a_turn = true;
+        self
+    }
+
+    /// `plan` as it is for this case.
+    #[must_use]
+    pub fn plan(&self, plan: &Plan) -> Plan {
+        match self.one_a_turn {
+            true => Plan { turn: Duration::ZERO, turn_for_each_thread: Duration::ZERO, ..*plan },
+            false => *plan,
+        }
     }
 
     /// Adds a rival.
@@ -56,6 +76,7 @@ impl fmt::Debug for Case {
             .field("name", &self.name)
             .field("threads", &self.threads)
             .field("rivals", &self.rivals)
+            .field("one_a_turn", &self.one_a_turn)
             .finish_non_exhaustive()
     }
 }
@@ -129,7 +150,7 @@ fn calibrate(least: Duration, side: &mut Side) -> u64 {
     loop {
         let took = side(count);
         if took * 2 >= least {
-            return scaled(count, took, least);
+            return scaled(count, took, least).max(1);
         }
         // At most a hundredfold at once: the first operations are slow, and few say little.
         count = scaled(count, took, least).clamp(count * 2, count * 100);
@@ -199,6 +220,19 @@ mod tests {
             let each = turn(Duration::from_micros(50), &mut side, &mut count);
             assert!(each * count as f64 >= 50_000.0, "{each} ns, {before} or {count} times");
         }
+    }
+
+    #[test]
+    fn a_long_operation_is_done_once_a_turn() {
+        let case = Case::new("sleep", 64, || unreachable!("only its plan is asked for")).one_a_turn();
+        let turns = Rc::default();
+        let (mut ours, mut theirs) = (pretend(1, 'o', &turns), pretend(2, 't', &turns));
+        let mut once: Side = Box::new(move |count| {
+            assert_eq!(count, 1);
+            ours(count)
+        });
+        compare(&case.plan(&Plan::FULL), case.threads, &mut once, &mut theirs);
+        assert_eq!(turns.borrow().len(), 2 * (Plan::FULL.rounds + 1), "with one of each to warm up");
     }
 
     #[test]

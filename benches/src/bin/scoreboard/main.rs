@@ -98,7 +98,7 @@ impl Board {
                 self.outcome(&what, row);
             }
         }
-        for count in (area.counts)() {
+        for count in (area.counts)(&self.plan) {
             let what = format!("{}: {}", area.name, count.name);
             if !args.wants_case(&what) {
                 continue;
@@ -124,7 +124,7 @@ impl Board {
 
 /// Both sides live only as long as they are compared.
 fn duel(plan: &Plan, area: &'static str, case: &Case, rival: &Rival) -> Row {
-    let rounds = compare(plan, case.threads, &mut (case.ours)(), &mut (rival.side)());
+    let rounds = compare(&case.plan(plan), case.threads, &mut (case.ours)(), &mut (rival.side)());
     let subject = Subject { area, case: case.name, rival: rival.name, threads: case.threads };
     Row::new(subject, "ns", Better::Less, &rounds)
 }
