@@ -81,7 +81,7 @@ fn outage(seconds: u64) -> Outage {
 
 fn run(down: Duration) -> Outage {
     let server = Server::new(CONNECT, QUERY);
-    let pool = Pool::builder(Client(server.clone())).max_size(MAX_SIZE); // needs backoff_min, backoff_max(BACKOFF_MAX)
+    let pool = Pool::builder(Client(server.clone())).max_size(MAX_SIZE).backoff(BACKOFF_MAX / 5, BACKOFF_MAX);
     let pool = pool.build().expect(FITS);
     let callers = Callers::default();
     let (cpu_percent, last_served) = thread::scope(|scope| {

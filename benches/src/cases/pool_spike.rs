@@ -54,7 +54,7 @@ impl Ask for r2d2::Pool<Client> {
 }
 
 fn ours(server: &Arc<Server>) -> Pool<Client> {
-    let pool = Pool::builder(Client(Arc::clone(server))).max_size(MAX_SIZE); // needs min_idle
+    let pool = Pool::builder(Client(Arc::clone(server))).min_idle(MIN_IDLE).max_size(MAX_SIZE);
     let pool = pool.build().expect(FITS);
     hold_at_once(&pool, MIN_IDLE); // needs min_idle: then the pool makes them by itself, and this must go
     pool
