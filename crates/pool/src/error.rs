@@ -1,4 +1,4 @@
-//! Why there is no connection, and how a transaction ended.
+//! Why there is no connection.
 
 use std::error::Error;
 use std::fmt;
@@ -256,63 +256,6 @@ impl<E: Error + 'static> Error for GetError<E> {
             Some((ConnectError::Manager(error), _)) => Some(&**error),
             Some((ConnectError::Panicked(failure), _)) => Some(failure),
             Some((ConnectError::Stuck(_), _)) | None => None,
-        }
-    }
-}
-
-/// Why a transaction did not do its work. `E` is the error of its body, `D` the manager's.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum TransactionError<E, D> {
-    /// There was no connection. Nothing was done.
-    Get(GetError<D>),
-    /// The transaction could not be begun. Nothing was done.
-    Begin(D),
-    /// The body returned an error. Rolled back.
-    Body(E),
-    /// The database refused to commit. Rolled back.
-    Commit(D),
-    /// The connection was lost during COMMIT: **it may have been committed or not**. Never tried again by itself.
-    InDoubt(D),
-}
-
-impl<E, D> TransactionError<E, D> {
-    /// Whether nobody can say if the work was done.
-    pub fn is_in_doubt(&self) -> bool {
-        matches!(self, TransactionError::InDoubt(_))
-    }
-
-    /// The body's own error.
-    pub fn body_error(&self) -> Option<&E> {
-        match self {
-            TransactionError::Body(error) => Some(error),
-            _ => None,
-        }
-    }
-}
-
-impl<E: fmt::Display, D: fmt::Display> fmt::Display for TransactionError<E, D> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            TransactionError::Get(error) => write!(f, "{error}"),
-            TransactionError::Begin(error) => write!(f, "cannot begin a transaction: {error}"),
-            TransactionError::Body(error) => write!(f, "rolled back: {error}"),
-            TransactionError::Commit(error) => write!(f, "commit refused, rolled back: {error}"),
-            TransactionError::InDoubt(error) => {
-                write!(f, "connection lost during commit, committed or not is unknown: {error}")
-            }
-        }
-    }
-}
-
-impl<E: Error + 'static, D: Error + 'static> Error for TransactionError<E, D> {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            TransactionError::Get(error) => Some(error),
-            TransactionError::Body(error) => Some(error),
-            TransactionError::Begin(error) | TransactionError::Commit(error) | TransactionError::InDoubt(error) => {
-                Some(error)
-            }
         }
     }
 }

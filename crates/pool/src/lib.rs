@@ -118,7 +118,7 @@ pub use crate::{
     background::Background,
     config::{Config, OnPanic, PoolBuilder, QueueMode, Target, WhileDown},
     connection::{Connection, Metrics},
-    error::{ConnectError, GetError, Status, TransactionError},
+    error::{ConnectError, GetError, Status},
     keyed::KeyedPool,
     leak::Checkout,
     manager::{Key, KeyedManager, Manager, Single},
@@ -126,7 +126,7 @@ pub use crate::{
     pool::{Pool, Pooled},
     stats::Stats,
     top::KeyUse,
-    transaction::Transactional,
+    transaction::{Retry, TransactionError, Transactional},
 };
 
 // Prose that shows code is compiled and run. These files are not in the package; `doctest` is never set for one.

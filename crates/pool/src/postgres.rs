@@ -124,6 +124,12 @@ impl Transactional for Postgres {
                 || *answer.code() == SqlState::T_R_STATEMENT_COMPLETION_UNKNOWN
         })
     }
+
+    fn is_serialization_failure(&self, error: &Error) -> bool {
+        error
+            .code()
+            .is_some_and(|code| [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED].contains(code))
+    }
 }
 
 #[cfg(all(test, not(fullbore_loom)))]

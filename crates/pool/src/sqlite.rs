@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{OpenFlags, Transaction};
+use rusqlite::{ErrorCode, OpenFlags, Transaction};
 
 use crate::manager::Manager;
 use crate::transaction::Transactional;
@@ -86,5 +86,10 @@ impl Transactional for Sqlite {
     fn outcome_unknown(&self, _: &Self::Error) -> bool {
         // The database is in this process: an error of COMMIT means that it did not happen.
         false
+    }
+
+    fn is_serialization_failure(&self, error: &Self::Error) -> bool {
+        // BUSY_SNAPSHOT, the answer to a write in a transaction that read before somebody else wrote, is a kind of busy.
+        matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
     }
 }

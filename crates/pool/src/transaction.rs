@@ -1,6 +1,11 @@
 //! A connection just for one transaction.
 
-use crate::error::TransactionError;
+mod error;
+mod retry;
+
+pub use error::TransactionError;
+pub use retry::Retry;
+
 use crate::manager::Manager;
 use crate::pool::Pool;
 
@@ -30,6 +35,14 @@ pub trait Transactional: Manager {
     /// Whether this error of [`commit`](Self::commit) leaves open if the transaction was committed: the connection broke,
     /// and not: the database refused.
     fn outcome_unknown(&self, error: &Self::Error) -> bool;
+
+    /// Whether the database gave this transaction up for the sake of others at the same time, so that the same may well succeed
+    /// when it is done again: a serialization failure, a deadlock, a lock not to be had. Asked by
+    /// [`Pool::retry_serialization`]. Default: no error is one.
+    fn is_serialization_failure(&self, error: &Self::Error) -> bool {
+        let _ = error;
+        false
+    }
 }
 
 impl<M: Transactional> Pool<M> {
@@ -38,7 +51,11 @@ impl<M: Transactional> Pool<M> {
     ///
     /// # Errors
     /// No connection, the body's own error, or the database's; [`TransactionError::InDoubt`] when the connection was lost
-    /// during COMMIT. Nothing is tried again.
+    /// during COMMIT. Nothing is tried again; [`retry_serialization`](Self::retry_serialization) and
+    /// [`retry_on`](Self::retry_on) do that.
+    ///
+    /// # Panics
+    /// If `body` or the manager does; it is rolled back, and its connection closed.
     pub fn transaction<R, E>(
         &self,
         body: impl FnOnce(&mut M::Transaction<'_>) -> Result<R, E>,

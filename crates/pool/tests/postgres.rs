@@ -5,10 +5,11 @@
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::mpsc;
+use std::sync::{Barrier, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ::postgres::error::SqlState;
 use fullbore_core::PausedClock;
 use fullbore_pool::{Pool, Postgres, TransactionError};
 use fullbore_testkit::{Postgres as Server, TcpProxy, eventually};
@@ -298,6 +299,168 @@ fn which_answers_to_commit_leave_it_in_doubt() {
         drop(pool);
         server.join().unwrap();
     }
+}
+
+/// Runs `body` in two threads at once, in transactions that are tried again; says how often it was begun in all. The first
+/// attempts meet at the barrier that `body` is given, so that they are in each other's way; later ones get none.
+fn in_each_others_way(
+    pool: &Pool<Postgres>,
+    body: impl Fn(usize, &mut ::postgres::Transaction<'_>, &dyn Fn()) -> Result<(), Error> + Sync,
+) -> usize {
+    let both = Barrier::new(2);
+    let (both, body) = (&both, &body);
+    thread::scope(|scope| {
+        let threads = [0, 1].map(|me| {
+            scope.spawn(move || {
+                let mut attempts = 0;
+                let done = pool.retry_serialization().transaction(|tx| {
+                    attempts += 1;
+                    let first = attempts == 1;
+                    body(me, tx, &|| {
+                        if first {
+                            both.wait();
+                        }
+                    })
+                });
+                done.unwrap();
+                attempts
+            })
+        });
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    })
+}
+
+#[test]
+fn transactions_that_cannot_be_put_in_order_end_well_when_tried_again() {
+    let Some(server) = Server::start_or_skip() else { return };
+    let setup =
+        "CREATE TABLE doctors (id int PRIMARY KEY, on_call bool); INSERT INTO doctors VALUES (0, true), (1, true)";
+    server.client().batch_execute(setup).unwrap();
+    let pool = pool(&server.url(), 2);
+    // Each leaves only if somebody else stays. Both see the other one there, and without an order both would leave.
+    let begun = in_each_others_way(&pool, |me, tx, both_have_looked| {
+        tx.batch_execute("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE")?;
+        let on_call: i64 = tx.query_one("SELECT count(*) FROM doctors WHERE on_call", &[])?.get(0);
+        both_have_looked();
+        if on_call > 1 {
+            tx.execute("UPDATE doctors SET on_call = false WHERE id = $1", &[&i32::try_from(me).unwrap()])?;
+        }
+        Ok(())
+    });
+    let left: i64 = server.client().query_one("SELECT count(*) FROM doctors WHERE on_call", &[]).unwrap().get(0);
+    assert_eq!(left, 1);
+    assert!(begun > 2, "one of them was tried again, and stayed");
+    assert_eq!(pool.state().size, 2, "a conflict costs no connection");
+}
+
+// ANCHOR: retry
+/// Ends the doctor's duty, unless nobody would be left.
+fn leave(pool: &Pool<Postgres>, doctor: i32) -> Result<bool, TransactionError<Error, Error>> {
+    pool.retry_serialization().attempts(100).transaction(|tx| {
+        tx.batch_execute("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE")?;
+        let on_call: i64 = tx.query_one("SELECT count(*) FROM doctors WHERE on_call", &[])?.get(0);
+        if on_call < 2 {
+            return Ok(false);
+        }
+        tx.execute("UPDATE doctors SET on_call = false WHERE id = $1", &[&doctor])?;
+        Ok(true)
+    })
+}
+// ANCHOR_END: retry
+
+#[test]
+fn of_many_who_leave_at_once_one_stays() {
+    let Some(server) = Server::start_or_skip() else { return };
+    let setup = "CREATE TABLE doctors (id int PRIMARY KEY, on_call bool);
+        INSERT INTO doctors SELECT id, true FROM generate_series(0, 5) id";
+    server.client().batch_execute(setup).unwrap();
+    let pool = pool(&server.url(), 4);
+    let left = thread::scope(|scope| {
+        let doctors = [0, 1, 2, 3, 4, 5].map(|doctor| {
+            let pool = &pool;
+            scope.spawn(move || leave(pool, doctor).unwrap())
+        });
+        doctors.into_iter().filter_map(|doctor| doctor.join().unwrap().then_some(())).count()
+    });
+    assert_eq!(left, 5);
+}
+
+#[test]
+fn a_deadlock_is_tried_again() {
+    let Some(server) = Server::builder().config("deadlock_timeout", "10ms").start_or_skip() else { return };
+    let setup = "CREATE TABLE accounts (id int PRIMARY KEY, cents int); INSERT INTO accounts VALUES (0, 100), (1, 100)";
+    server.client().batch_execute(setup).unwrap();
+    let pool = pool(&server.url(), 2);
+    let begun = in_each_others_way(&pool, |me, tx, both_have_one| {
+        for (step, account) in [me, 1 - me].into_iter().enumerate() {
+            let account = i32::try_from(account).unwrap();
+            tx.execute("UPDATE accounts SET cents = cents + 1 WHERE id = $1", &[&account])?;
+            if step == 0 {
+                both_have_one();
+            }
+        }
+        Ok(())
+    });
+    assert!(begun > 2, "one of them was the victim");
+    let cents: i64 = server.client().query_one("SELECT sum(cents) FROM accounts", &[]).unwrap().get(0);
+    assert_eq!(cents, 204);
+}
+
+#[test]
+fn a_conflict_that_does_not_end_ends_with_the_attempts() {
+    let Some(server) = Server::start_or_skip() else { return };
+    let pool = pool(&server.url(), 1);
+    let mut attempts = 0;
+    let error = pool
+        .retry_serialization()
+        .attempts(3)
+        .transaction(|tx| {
+            attempts += 1;
+            tx.batch_execute("DO $$ BEGIN RAISE serialization_failure; END $$")
+        })
+        .unwrap_err();
+    let why = error.body_error().unwrap().code();
+    assert_eq!((why, attempts), (Some(&SqlState::T_R_SERIALIZATION_FAILURE), 3));
+    // Any other error is no reason, whatever it is of.
+    server.client().batch_execute("CREATE TABLE t (id int PRIMARY KEY)").unwrap();
+    let mut attempts = 0;
+    let error = pool
+        .retry_serialization()
+        .transaction(|tx| {
+            attempts += 1;
+            insert(tx, 1)?;
+            insert(tx, 1)
+        })
+        .unwrap_err();
+    let why = error.body_error().unwrap().code();
+    assert_eq!((why, attempts), (Some(&SqlState::UNIQUE_VIOLATION), 1));
+}
+
+#[test]
+fn what_is_in_doubt_is_not_done_again() {
+    let Some(server) = Server::start_or_skip() else { return };
+    server.client().batch_execute("CREATE TABLE t (id int)").unwrap();
+    let proxy = TcpProxy::start(server.addr()).unwrap();
+    let pool = pool(&server.url_at(proxy.addr()), 1);
+    thread::scope(|scope| {
+        let committing = scope.spawn(|| {
+            let mut attempts = 0;
+            let outcome = pool.retry_on(|_| true).transaction(|tx| {
+                attempts += 1;
+                let inserted = insert(tx, 1);
+                proxy.black_hole(true);
+                inserted
+            });
+            (outcome, attempts)
+        });
+        assert!(proxy.wait_for(LONG, |stats| stats.held > 0), "the COMMIT is on its way");
+        proxy.cut();
+        proxy.black_hole(false);
+        let (outcome, attempts) = committing.join().unwrap();
+        assert!(outcome.unwrap_err().is_in_doubt());
+        assert_eq!(attempts, 1, "although another attempt would have succeeded");
+    });
+    assert_eq!(count(&server), 0);
 }
 
 #[test]
