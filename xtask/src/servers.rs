@@ -23,7 +23,15 @@ pub(crate) struct ServerPackage {
     apt: &'static str,
     /// A folder of versions, each with a `bin`, for servers that Debian keeps off the `PATH`.
     versions: Option<&'static str>,
+    /// A folder that is not on everybody's `PATH`.
+    folder: Option<&'static str>,
+    /// Whether there are systems that cannot have it. Where it cannot be installed its tests are skipped, and that is said.
+    optional: bool,
 }
+
+/// The binaries that this machine cannot have, with commas between them: their tests are skipped although servers are
+/// required.
+pub(crate) const WITHOUT_SERVERS: &str = "FULLBORE_WITHOUT_SERVERS";
 
 /// One line for each server that some test uses.
 const SERVERS: &[ServerPackage] = &[
@@ -33,6 +41,8 @@ const SERVERS: &[ServerPackage] = &[
         env: "FULLBORE_REDIS_BIN",
         apt: "redis-server",
         versions: None,
+        folder: None,
+        optional: false,
     },
     ServerPackage {
         name: "PostgreSQL",
@@ -40,6 +50,8 @@ const SERVERS: &[ServerPackage] = &[
         env: "FULLBORE_POSTGRES_BIN",
         apt: "postgresql",
         versions: Some("/usr/lib/postgresql"),
+        folder: None,
+        optional: false,
     },
     // Its package brings `promtool` too.
     ServerPackage {
@@ -48,67 +60,124 @@ const SERVERS: &[ServerPackage] = &[
         env: "FULLBORE_PROMETHEUS_BIN",
         apt: "prometheus",
         versions: None,
+        folder: None,
+        optional: false,
+    },
+    ServerPackage {
+        name: "PgBouncer",
+        binary: "pgbouncer",
+        env: "FULLBORE_PGBOUNCER_BIN",
+        apt: "pgbouncer",
+        versions: None,
+        folder: Some("/usr/sbin"),
+        optional: true,
     },
 ];
 
-/// Makes sure that every server is there.
+/// Makes sure that every server is there. Returns the binaries of those that this machine has to go without, with commas
+/// between them, for [`WITHOUT_SERVERS`]: what that says already, and optional ones that could not be installed.
 ///
 /// # Errors
 ///
 /// One is missing and `install` is false, or could not be installed.
-pub(crate) fn ensure(install: bool) -> Result<(), Stop> {
-    let missing = missing()?;
+pub(crate) fn ensure(install: bool) -> Result<String, Stop> {
+    let mut without = env::var(WITHOUT_SERVERS).unwrap_or_default();
+    let missing = missing(&without)?;
     if missing.is_empty() {
-        return Ok(());
+        return Ok(without);
     }
-    let names: Vec<_> = missing.iter().map(|server| format!("{} (`{}`)", server.name, server.binary)).collect();
-    let names = names.join(" and ");
-    let by_hand = by_hand(&missing);
     if !install {
+        let (names, by_hand) = (names(&missing), by_hand(&missing));
         return Err(Stop::unable(format!(
             "the tests need {names}, not found on this machine. Install with\n\n    {by_hand}\n\n\
-             or let `cargo xtask test --install` do it. `cargo test --workspace` passes without servers."
+             or let `cargo xtask test --install` do it. `{WITHOUT_SERVERS}=..` names those that this machine cannot have: \
+             their tests are skipped. `cargo test --workspace` passes without servers."
         )));
     }
+    let (optional, needed): (Vec<_>, Vec<_>) = missing.into_iter().partition(|server| server.optional);
+    let mut updated = false;
+    if !needed.is_empty() {
+        get(&needed, &mut updated)?;
+    }
+    for server in optional {
+        // Each by itself: apt-get installs nothing at all if it knows one of several packages not.
+        if let Err(stop) = get(&[server], &mut updated) {
+            let (name, binary) = (server.name, server.binary);
+            eprintln!(
+                "{stop}\n{name} is not to be had on this machine: going on with {WITHOUT_SERVERS}={binary}, which skips its tests"
+            );
+            if !without.is_empty() {
+                without.push(',');
+            }
+            without.push_str(binary);
+        }
+    }
+    Ok(without)
+}
+
+/// Installs these, unless that is impossible here.
+fn get(servers: &[ServerPackage], updated: &mut bool) -> Result<(), Stop> {
+    let names = names(servers);
     if !Call::new("apt-get").args(["--version"]).works() {
         return Err(Stop::unable(format!(
             "{names} cannot be installed: no apt-get here. Install by your system's means; the tests look for the \
              programs on the PATH and in {}",
-            missing.iter().map(|server| server.env).collect::<Vec<_>>().join(", ")
+            servers.iter().map(|server| server.env).collect::<Vec<_>>().join(", ")
         )));
     }
     if !is_root() {
+        let by_hand = by_hand(servers);
         return Err(Stop::unable(format!("{names} cannot be installed: that needs root. Run\n\n    {by_hand}\n")));
     }
     eprintln!("Installing {names} with apt-get. Debian may start system services of theirs: the tests use their own.");
-    if let Err(stop) = apt_get().args(["update"]).run() {
+    if !std::mem::replace(updated, true)
+        && let Err(stop) = apt_get().args(["update"]).run()
+    {
         eprintln!("{stop}; going on with the package lists that are there");
     }
-    let packages = missing.iter().map(|server| server.apt);
+    let packages = servers.iter().map(|server| server.apt);
     apt_get().args(["install", "--yes", "--no-install-recommends"]).args(packages).run()?;
-    match self::missing()?.first() {
-        None => Ok(()),
-        Some(server) => Err(Stop::failed(format!(
-            "package `{}` is installed, but `{}` is still not found; name it in {}",
-            server.apt, server.binary, server.env
-        ))),
+    for server in servers {
+        if server.look()?.is_none() {
+            return Err(Stop::failed(format!(
+                "package `{}` is installed, but `{}` is still not found; name it in {}",
+                server.apt, server.binary, server.env
+            )));
+        }
     }
+    Ok(())
 }
 
-fn missing() -> Result<Vec<ServerPackage>, Stop> {
+/// Those that are not there, but for those that are named in `without`.
+fn missing(without: &str) -> Result<Vec<ServerPackage>, Stop> {
     let mut missing = Vec::new();
     for server in SERVERS {
-        let path = env::var_os("PATH").unwrap_or_default();
-        let named = env::var_os(server.env).filter(|named| !named.is_empty());
-        match find(server, named, &path)? {
+        match server.look()? {
             Some(found) => eprintln!("{}: {}", server.name, found.display()),
+            None if without.split(',').any(|binary| binary.trim() == server.binary) => {
+                eprintln!("{}: not here, and {WITHOUT_SERVERS} says so: its tests are skipped", server.name);
+            }
             None => missing.push(*server),
         }
     }
     Ok(missing)
 }
 
-/// The program of `server`: what its variable says (the program, or its folder), or on the `PATH`, or in the newest of its versions.
+fn names(servers: &[ServerPackage]) -> String {
+    let names: Vec<_> = servers.iter().map(|server| format!("{} (`{}`)", server.name, server.binary)).collect();
+    names.join(" and ")
+}
+
+impl ServerPackage {
+    /// Where it is on this machine.
+    fn look(&self) -> Result<Option<PathBuf>, Stop> {
+        let path = env::var_os("PATH").unwrap_or_default();
+        find(self, env::var_os(self.env).filter(|named| !named.is_empty()), &path)
+    }
+}
+
+/// The program of `server`: what its variable says (the program, or its folder), or on the `PATH`, or in its own folder, or in
+/// the newest of its versions.
 fn find(server: &ServerPackage, named: Option<OsString>, path: &OsStr) -> Result<Option<PathBuf>, Stop> {
     if let Some(named) = named.map(PathBuf::from) {
         if let Some(program) = [named.join(server.binary), named.clone()].into_iter().find(|program| program.is_file())
@@ -121,7 +190,8 @@ fn find(server: &ServerPackage, named: Option<OsString>, path: &OsStr) -> Result
     let on_path = env::split_paths(path).map(|folder| folder.join(server.binary));
     let versioned = server.versions.map(Path::new).into_iter().flat_map(newest_first);
     let versioned = versioned.map(|version| version.join("bin").join(server.binary));
-    Ok(on_path.chain(versioned).find(|program| program.is_file()))
+    let own = server.folder.map(|folder| Path::new(folder).join(server.binary));
+    Ok(on_path.chain(own).chain(versioned).find(|program| program.is_file()))
 }
 
 /// The folders in `folder` whose names are numbers, the largest number first.
@@ -178,7 +248,8 @@ mod tests {
     }
 
     fn server() -> ServerPackage {
-        ServerPackage { name: "Toy", binary: "toyd", env: "TOY_BIN", apt: "toy", versions: None }
+        let (versions, folder) = (None, None);
+        ServerPackage { name: "Toy", binary: "toyd", env: "TOY_BIN", apt: "toy", versions, folder, optional: false }
     }
 
     #[test]
@@ -220,6 +291,6 @@ mod tests {
     #[test]
     fn one_command_names_all_packages() {
         let command = by_hand(SERVERS);
-        assert!(command.ends_with("apt-get install --yes redis-server postgresql prometheus"), "{command}");
+        assert!(command.ends_with("apt-get install --yes redis-server postgresql prometheus pgbouncer"), "{command}");
     }
 }

@@ -7,7 +7,7 @@ use crate::repo::Repo;
 use crate::servers;
 use crate::stop::Stop;
 
-/// Under this variable a test whose server is missing fails instead of skipping.
+/// Under this variable a test whose server is missing fails instead of skipping, unless [`servers::WITHOUT_SERVERS`] names it.
 const REQUIRE_SERVERS: &str = "FULLBORE_REQUIRE_SERVERS";
 
 /// `test [--install] [ARGUMENTS OF THE RUNNER]`.
@@ -17,7 +17,8 @@ const REQUIRE_SERVERS: &str = "FULLBORE_REQUIRE_SERVERS";
 /// A server is missing, or a test fails.
 pub(crate) fn test(_: &Repo, arguments: &[OsString]) -> Result<(), Stop> {
     let (install, arguments) = split(arguments);
-    servers::ensure(install)?;
+    let without = servers::ensure(install)?;
+    let with_servers = |call: Call| call.env(REQUIRE_SERVERS, "1").env(servers::WITHOUT_SERVERS, &without);
     let selection = if selects_package(&arguments) { &[][..] } else { &["--workspace"][..] };
     let runner: &[&str] = if Call::cargo().args(["nextest", "--version"]).works() {
         &["nextest", "run"]
@@ -26,12 +27,12 @@ pub(crate) fn test(_: &Repo, arguments: &[OsString]) -> Result<(), Stop> {
         &["test", "--lib", "--bins", "--tests", "--examples"]
     };
     let call = Call::cargo().args(runner).args(selection).args(["--all-features"]);
-    call.args(&arguments).env(REQUIRE_SERVERS, "1").run()?;
+    with_servers(call.args(&arguments)).run()?;
     if !arguments.is_empty() {
         eprintln!("Doc tests run only without further arguments.");
         return Ok(());
     }
-    Call::cargo().args(["test", "--doc", "--workspace", "--all-features"]).env(REQUIRE_SERVERS, "1").run()
+    with_servers(Call::cargo().args(["test", "--doc", "--workspace", "--all-features"])).run()
 }
 
 /// Takes our own option out of the arguments; whatever stands behind `--` is the runner's.

@@ -72,7 +72,7 @@ impl error::Error for StartError {}
 pub(crate) fn or_skip<T>(started: Started<T>) -> Option<T> {
     match started {
         Ok(server) => Some(server),
-        Err(StartError::Missing { binary, .. }) if !find::servers_required() => {
+        Err(StartError::Missing { binary, .. }) if !find::is_required(binary) => {
             // Straight to stderr: `println!` in a passing test is captured, and a skip that nobody sees looks like a pass.
             use io::Write as _;
             let _ = writeln!(io::stderr(), "SKIPPED: {binary}");

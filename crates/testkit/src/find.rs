@@ -12,6 +12,8 @@ use crate::error::StartError;
 
 pub(crate) const REQUIRE_SERVERS: &str = "FULLBORE_REQUIRE_SERVERS=1";
 const POSTGRES_VERSIONS: &str = "/usr/lib/postgresql";
+/// Where Debian keeps servers; in the `PATH` of root only.
+const SYSTEM_BINARIES: &str = "/usr/sbin";
 
 /// A binary that a server needs.
 pub(crate) struct Binary {
@@ -23,11 +25,22 @@ pub(crate) const REDIS: Binary = Binary { name: "redis-server", variable: "FULLB
 pub(crate) const POSTGRES: Binary = Binary { name: "postgres", variable: "FULLBORE_POSTGRES_BIN" };
 pub(crate) const PROMETHEUS: Binary = Binary { name: "prometheus", variable: "FULLBORE_PROMETHEUS_BIN" };
 pub(crate) const PROMTOOL: Binary = Binary { name: "promtool", variable: "FULLBORE_PROMTOOL_BIN" };
+pub(crate) const PGBOUNCER: Binary = Binary { name: "pgbouncer", variable: "FULLBORE_PGBOUNCER_BIN" };
 const INITDB: Binary = Binary { name: "initdb", variable: POSTGRES.variable };
 
-/// Whether a missing binary is an error instead of a skip.
-pub(crate) fn servers_required() -> bool {
-    env::var_os("FULLBORE_REQUIRE_SERVERS").is_some_and(|value| value == "1")
+/// Whether it is an error instead of a skip that `binary` is missing.
+///
+/// `FULLBORE_WITHOUT_SERVERS` names those that this machine cannot have. `cargo xtask test --install` sets it for a server
+/// that some system does not package, after it has tried and said so; never a mere absence, so that a test is not skipped
+/// where somebody forgot an installation.
+pub(crate) fn is_required(binary: &str) -> bool {
+    let required = env::var_os("FULLBORE_REQUIRE_SERVERS").is_some_and(|value| value == "1");
+    required && !is_named(binary, env::var_os("FULLBORE_WITHOUT_SERVERS").as_deref())
+}
+
+/// Whether `list`, names with commas between them, has this one.
+fn is_named(name: &str, list: Option<&OsStr>) -> bool {
+    list.and_then(OsStr::to_str).is_some_and(|list| list.split(',').any(|other| other.trim() == name))
 }
 
 pub(crate) fn redis() -> Result<PathBuf, StartError> {
@@ -39,6 +52,10 @@ pub(crate) fn postgres() -> Result<(PathBuf, PathBuf), StartError> {
     let postgres = POSTGRES.find(&versioned_dirs(Path::new(POSTGRES_VERSIONS)))?;
     let initdb = beside(&postgres, INITDB.name).ok_or_else(|| INITDB.missing())?;
     Ok((postgres, initdb))
+}
+
+pub(crate) fn pgbouncer() -> Result<PathBuf, StartError> {
+    PGBOUNCER.find(&[SYSTEM_BINARIES.into()])
 }
 
 pub(crate) fn prometheus() -> Result<PathBuf, StartError> {
@@ -162,6 +179,15 @@ mod tests {
         executable(&dir.path().join("bin/tool"));
         assert_eq!(beside(&link, "tool"), Some(dir.path().join("bin/tool")));
         assert_eq!(beside(&link, "other"), None);
+    }
+
+    #[test]
+    fn a_machine_says_what_it_cannot_have() {
+        assert!(!is_named("b", None));
+        assert!(!is_named("b", Some(OsStr::new(""))));
+        assert!(!is_named("b", Some(OsStr::new("bb,a"))));
+        assert!(is_named("b", Some(OsStr::new("b"))));
+        assert!(is_named("b", Some(OsStr::new("a, b"))));
     }
 
     #[test]

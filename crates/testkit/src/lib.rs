@@ -1,6 +1,6 @@
 //! Private servers, a faulty network and a counting allocator for the tests of this workspace; not published.
 //!
-//! Use it in a test that needs a *real* Redis, PostgreSQL or Prometheus, or needs one to die at the wrong moment. Do not use it where
+//! Use it in a test that needs a *real* Redis, PostgreSQL, PgBouncer or Prometheus, or needs one to die at the wrong moment. Do not use it where
 //! a unit test on the paused clock would do: a server costs a process and some tenths of a second.
 //!
 //! ```no_run
@@ -29,13 +29,14 @@
 //! - **The port is yours.** It stays reserved while the server is down, against other tests of this kit and against
 //!   outgoing connections, so that [`Redis::restart`] and a refusing [`TcpProxy`] come back on the same address.
 //! - **Skips say so.** Without the binary, `start_or_skip` prints `SKIPPED: <binary>` and returns `None`; with
-//!   `FULLBORE_REQUIRE_SERVERS=1` it panics instead.
+//!   `FULLBORE_REQUIRE_SERVERS=1` it panics instead, unless `FULLBORE_WITHOUT_SERVERS` names the binary.
 //!
 //! # Where the binaries come from
 //!
-//! `FULLBORE_REDIS_BIN`, `FULLBORE_POSTGRES_BIN`, `FULLBORE_PROMETHEUS_BIN` and `FULLBORE_PROMTOOL_BIN` (a file, or a
-//! directory that holds it), then for promtool the directory of `prometheus`, then `PATH`, then for PostgreSQL the highest
-//! version in `/usr/lib/postgresql/*/bin`. A variable that is set is the only place looked at.
+//! `FULLBORE_REDIS_BIN`, `FULLBORE_POSTGRES_BIN`, `FULLBORE_PGBOUNCER_BIN`, `FULLBORE_PROMETHEUS_BIN` and
+//! `FULLBORE_PROMTOOL_BIN` (a file, or a directory that holds it), then for promtool the directory of `prometheus`, then
+//! `PATH`, then for PostgreSQL the highest version in `/usr/lib/postgresql/*/bin`, for PgBouncer `/usr/sbin`. A variable that
+//! is set is the only place looked at.
 //!
 //! # What it costs
 //!
@@ -55,6 +56,7 @@ pub mod events;
 mod eventually;
 mod find;
 mod guardian;
+mod pgbouncer;
 mod port;
 mod postgres_server;
 mod proc_fs;
@@ -70,6 +72,7 @@ pub use alloc::{Allocations, CountingAlloc, allocated_so_far, allocations, measu
 pub use child::{child_test, is_child};
 pub use error::{StartError, Started};
 pub use eventually::eventually;
+pub use pgbouncer::{PgBouncer, PgBouncerBuilder};
 pub use postgres_server::{Postgres, PostgresBuilder};
 pub use proc_fs::is_alive;
 pub use prometheus_server::{Prometheus, PrometheusBuilder, PrometheusError, Sample, TargetHealth};

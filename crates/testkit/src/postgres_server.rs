@@ -188,7 +188,7 @@ impl PostgresBuilder {
     /// log if it ends early or is not ready after 30 s, or if the tests run as root and there is no `postgres` user.
     pub fn start(self) -> Started<Postgres> {
         let (program, initdb) = find::postgres()?;
-        let user = User::for_postgres()?;
+        let user = User::for_postgres("PostgreSQL")?;
         Ok(Postgres { server: Server::start(PostgresKind { program, initdb, user, options: self })? })
     }
 

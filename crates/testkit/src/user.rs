@@ -1,4 +1,4 @@
-//! The user that PostgreSQL runs as when the tests run as root, which it refuses.
+//! The user that PostgreSQL and PgBouncer run as when the tests run as root, which they refuse.
 
 use std::{fs, io, os::unix::fs::chown, path::Path};
 
@@ -14,15 +14,14 @@ pub(crate) struct User {
 
 impl User {
     /// The user to change to; `None` where the tests do not run as root and the server can run as they do.
-    pub(crate) fn for_postgres() -> Result<Option<Self>, StartError> {
+    pub(crate) fn for_postgres(server: &'static str) -> Result<Option<Self>, StartError> {
         if !rustix::process::geteuid().is_root() {
             return Ok(None);
         }
-        let passwd =
-            fs::read_to_string("/etc/passwd").map_err(StartError::io("PostgreSQL", "cannot read /etc/passwd"))?;
+        let passwd = fs::read_to_string("/etc/passwd").map_err(StartError::io(server, "cannot read /etc/passwd"))?;
         lookup(&passwd, NAME).map(Some).ok_or_else(|| {
             StartError::failed(
-                "PostgreSQL",
+                server,
                 format!(
                     "it refuses to run as root, and there is no user `{NAME}` in /etc/passwd to run it as: \
                      create it (`useradd --system {NAME}`), or run the tests as another user than root"
