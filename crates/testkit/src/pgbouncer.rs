@@ -105,6 +105,18 @@ impl PgBouncer {
         config.connect_timeout(CONNECT_WITHIN).connect(NoTls)
     }
 
+    /// A connection to its console, which takes simple queries only: `SHOW POOLS`, `PAUSE`.
+    ///
+    /// # Panics
+    /// If it cannot connect.
+    #[must_use]
+    pub fn console(&self) -> postgres::Client {
+        let url = format!("postgres://postgres@{}/pgbouncer", self.addr());
+        let config = url.parse().map(|mut config: postgres::Config| config.connect_timeout(CONNECT_WITHIN).clone());
+        let client = config.and_then(|config| config.connect(NoTls));
+        client.unwrap_or_else(|error| panic!("no connection to {url}: {error}"))
+    }
+
     /// The process id, if it runs.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
