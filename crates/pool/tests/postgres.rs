@@ -2,6 +2,8 @@
 #![cfg(feature = "postgres")]
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod ledger;
+
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -13,6 +15,8 @@ use ::postgres::error::SqlState;
 use fullbore_core::PausedClock;
 use fullbore_pool::{Pool, Postgres, TransactionError};
 use fullbore_testkit::{Postgres as Server, TcpProxy, eventually};
+
+use ledger::Ledger;
 
 /// For waits that end by an event; only a defect lets them run out.
 const LONG: Duration = Duration::from_secs(60);
@@ -135,6 +139,46 @@ fn survives_the_death_of_the_server_in_mid_load() {
 }
 
 #[test]
+fn what_callers_were_told_is_true_when_the_server_goes_down_in_mid_load() {
+    // Commits that wait for the disk take long enough to be hit.
+    let Some(server) = Server::builder().fsync(true).start_or_skip() else { return };
+    ledger::create(&mut server.client());
+    let pool = pool(&server.url(), 4);
+    let killed = || {
+        server.kill_9();
+        server.restart();
+    };
+    let stopped = || {
+        server.stop();
+        server.restart();
+    };
+    let ledger = Ledger::keep(&pool, &[&killed, &stopped, &killed]);
+    ledger.audit(&mut server.client());
+    assert!(pool.state().size <= 4);
+    let seen = pool.station().snapshot();
+    assert!(seen.balanced() && seen.in_service() == 0, "{seen:?}");
+}
+
+#[test]
+fn what_callers_were_told_is_true_when_the_network_is_cut_in_mid_load() {
+    let Some(server) = Server::start_or_skip() else { return };
+    ledger::create(&mut server.client());
+    let proxy = TcpProxy::start(server.addr()).unwrap();
+    // Most of a transaction's time is on the way, so that a cut finds some at each of its steps.
+    proxy.delay(Duration::from_millis(1));
+    let pool = pool(&server.url_at(proxy.addr()), 4);
+    let cut = || proxy.cut();
+    let ledger = Ledger::keep(&pool, &[&cut, &cut, &cut, &cut]);
+    // A backend whose client is cut off may be about to commit.
+    let mut client = server.client();
+    let others = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'
+        AND state <> 'idle' AND pid <> pg_backend_pid()";
+    assert!(eventually(LONG, || client.query_one(others, &[]).unwrap().get::<_, i64>(0) == 0));
+    ledger.audit(&mut client);
+    assert!(pool.state().size <= 4);
+}
+
+#[test]
 fn connections_that_died_while_idle_are_replaced() {
     let Some(server) = Server::start_or_skip() else { return };
     let clock = PausedClock::new();
@@ -195,8 +239,8 @@ fn commits_wait(server: &Server) -> ::postgres::Client {
     client
 }
 
-/// Until somebody waits in COMMIT; the pid of its back end.
-fn backend_in_commit(client: &mut ::postgres::Client) -> i32 {
+/// Until somebody waits for that lock; the pid of its back end.
+fn backend_at_the_lock(client: &mut ::postgres::Client) -> i32 {
     let mut pid = None;
     let who = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
     assert!(eventually(LONG, || {
@@ -214,7 +258,7 @@ fn a_commit_that_is_not_confirmed_is_in_doubt_although_it_is_done() {
     let pool = pool(&server.url_at(proxy.addr()), 1);
     thread::scope(|scope| {
         let committing = scope.spawn(|| pool.transaction(|tx| insert(tx, 1)));
-        backend_in_commit(&mut other);
+        backend_at_the_lock(&mut other);
         proxy.black_hole(true);
         other.batch_execute("SELECT pg_advisory_unlock(1)").unwrap();
         assert!(proxy.wait_for(LONG, |stats| stats.held > 0), "the answer is on its way");
@@ -232,12 +276,62 @@ fn a_commit_whose_backend_is_terminated_is_in_doubt() {
     let pool = pool(&server.url(), 1);
     thread::scope(|scope| {
         let committing = scope.spawn(|| pool.transaction(|tx| insert(tx, 1)));
-        let pid = backend_in_commit(&mut other);
+        let pid = backend_at_the_lock(&mut other);
         other.execute("SELECT pg_terminate_backend($1)", &[&pid]).unwrap();
         let error = committing.join().unwrap().unwrap_err();
         assert!(error.is_in_doubt(), "{error:?}");
     });
     assert_eq!(pool.status().size, 0, "not used again");
+}
+
+#[test]
+fn a_query_that_is_cut_off_rolls_back_and_its_connection_is_not_used_again() {
+    let Some(server) = Server::start_or_skip() else { return };
+    let mut other = server.client();
+    other.batch_execute("CREATE TABLE t (id int); SELECT pg_advisory_lock(1)").unwrap();
+    let proxy = TcpProxy::start(server.addr()).unwrap();
+    let pool = pool(&server.url_at(proxy.addr()), 1);
+    thread::scope(|scope| {
+        let querying = scope.spawn(|| {
+            pool.transaction(|tx| {
+                insert(tx, 1)?;
+                tx.batch_execute("SELECT pg_advisory_xact_lock(1)")
+            })
+        });
+        backend_at_the_lock(&mut other);
+        proxy.cut();
+        let error = querying.join().unwrap().unwrap_err();
+        assert!(error.body_error().is_some_and(|why| why.as_db_error().is_none()), "{error:?}");
+    });
+    assert_eq!(pool.state().size, 0);
+    other.batch_execute("SELECT pg_advisory_unlock(1)").unwrap();
+    pool.transaction(|tx| insert(tx, 2)).unwrap();
+    let ids = server.client().query("SELECT id FROM t", &[]).unwrap();
+    assert_eq!(ids.iter().map(|row| row.get(0)).collect::<Vec<i32>>(), [2]);
+}
+
+#[test]
+fn a_query_that_gets_no_answer_holds_its_own_caller_only() {
+    let Some(server) = Server::start_or_skip() else { return };
+    let proxy = TcpProxy::start(server.addr()).unwrap();
+    let manager = Postgres::new(&server.url_at(proxy.addr())).unwrap();
+    let pool = Pool::builder(manager).max_size(1).get_timeout(Duration::from_millis(100)).build().unwrap();
+    let mut held = pool.get_deadline(Instant::now() + LONG).unwrap();
+    let id = held.id();
+    proxy.black_hole(true);
+    thread::scope(|scope| {
+        let querying = scope.spawn(move || held.query_one("SELECT 7", &[]).unwrap().get::<_, i32>(0));
+        assert!(proxy.wait_for(LONG, |stats| stats.held > 0), "the query is on its way");
+        let callers = [0; 4].map(|_| scope.spawn(|| pool.get().map(drop)));
+        for caller in callers {
+            let error = caller.join().unwrap().unwrap_err();
+            assert!(error.is_timeout(), "{error}");
+            assert_eq!(error.state().unwrap().in_use(), 1, "it says why");
+        }
+        proxy.black_hole(false);
+        assert_eq!(querying.join().unwrap(), 7);
+    });
+    assert_eq!(pool.get_deadline(Instant::now() + LONG).unwrap().id(), id, "nothing is wrong with it");
 }
 
 /// A server of our own that answers COMMIT with this error and everything else with success, for one connection.
