@@ -28,11 +28,12 @@ const CLOSE_WITHIN: Duration = Duration::from_millis(10);
 /// # Behind PgBouncer in transaction mode
 /// A transaction works as it does without, [`Pool::transaction`](crate::Pool::transaction) for example, whatever is in it:
 /// parameters, statements prepared in it, COPY, portals; and so do `batch_execute`, `simple_query`, `query_typed` and the
-/// check of an idle connection, which are one round trip. `query`, `execute` and `prepare` outside a transaction are several: the next
-/// one may meet another connection of the server, on which the statement "does not exist" (SQLSTATE 26000). They work only where
-/// PgBouncer tracks statements: `max_prepared_statements` above 0, possible from 1.21 on and the default from 1.24 on. Without, types
-/// that the driver does not know (enums, for example) fail in the same way, in transactions too, from the second such type of
-/// a connection on: the driver keeps the statement with which it asks for them.
+/// check of an idle connection, which are one round trip. `query`, `execute` and `prepare` outside a transaction are
+/// several: the next one may meet another connection of the server, on which the statement "does not exist" (SQLSTATE
+/// 26000). They work only where PgBouncer tracks statements: `max_prepared_statements` above 0, possible from 1.21 on and
+/// the default from 1.24 on. Without, types that the driver does not know (enums, for example) fail in the same way, in
+/// transactions too, from the second such type of a connection on: the driver keeps the statement with which it asks for
+/// them.
 ///
 /// PgBouncer refuses `options` in the connection string; set a `statement_timeout` for the role, `ALTER ROLE .. SET ..`. A
 /// `get` that checks an idle connection waits for a connection of the server, as a query does. More connections than
