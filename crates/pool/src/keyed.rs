@@ -72,7 +72,7 @@ impl<K: Key, M: KeyedManager<K>> KeyedPool<K, M> {
     }
 
     #[inline]
-    fn shared(&self) -> &Shared<K, M> {
+    pub(crate) fn shared(&self) -> &Shared<K, M> {
         &self.handle.shared
     }
 

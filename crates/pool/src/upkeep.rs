@@ -176,7 +176,8 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
     pub(crate) fn next_care(&self, now: Instant) -> Option<Instant> {
         let config = &self.config;
         let shortest = (1.0 - config.lifetime_jitter) * (1.0 - 1.0 / LEAD_PART as f64);
-        let lifetime = config.max_lifetime.map(|lifetime| Duration::from_nanos((nanos(lifetime) as f64 * shortest) as u64));
+        let lifetime =
+            config.max_lifetime.map(|lifetime| Duration::from_nanos((nanos(lifetime) as f64 * shortest) as u64));
         let times = [config.idle_timeout, config.keepalive, config.leak_after, lifetime];
         let first = times.into_iter().flatten().min()?;
         now.checked_add(first.max(EACH))

@@ -63,7 +63,7 @@ fn checkouts_queries_and_transactions_work() {
         Ok::<_, Error>(())
     });
     assert!(matches!(swallowed.unwrap_err(), TransactionError::Commit(_)));
-    assert_eq!((sum(&server), pool.state().size), (1, 1), "all on the same connection");
+    assert_eq!((sum(&server), pool.status().size), (1, 1), "all on the same connection");
     let panicked = catch_unwind(AssertUnwindSafe(|| {
         pool.transaction(|tx| -> Result<(), Error> {
             insert(tx, 1000)?;
@@ -103,7 +103,7 @@ fn many_threads_share_few_connections_of_the_server() {
     });
     assert!(most <= 2, "{most} connections to the server");
     assert_eq!(sum(&server), 32 * 20);
-    assert!(pool.state().size <= 8);
+    assert!(pool.status().size <= 8);
     let seen = pool.station().snapshot();
     assert!(seen.balanced() && seen.in_service() == 0, "{seen:?}");
 }
@@ -144,7 +144,7 @@ fn a_prepared_statement_outlives_its_transaction_only_where_pgbouncer_tracks_it(
     tx.commit().unwrap();
     assert_eq!((one, two, three), (1, 2, 3));
     held.commit().unwrap();
-    assert_eq!(pool.state().size, 1);
+    assert_eq!(pool.status().size, 1);
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn a_commit_behind_it_that_loses_the_server_is_in_doubt() {
             let (outcome, attempts) = committing.join().unwrap();
             let error = outcome.unwrap_err();
             assert!(error.is_in_doubt(), "{error:?}");
-            assert_eq!((attempts, pool.state().size), (1, 0));
+            assert_eq!((attempts, pool.status().size), (1, 0));
         });
     }
 }
@@ -228,7 +228,7 @@ fn killed_in_mid_load_nothing_is_lost() {
         bouncer.restart();
     };
     Ledger::keep(&pool, &[&disaster, &disaster]).audit(&mut server.client());
-    assert!(pool.state().size <= 4);
+    assert!(pool.status().size <= 4);
     let seen = pool.station().snapshot();
     assert!(seen.balanced() && seen.in_service() == 0, "{seen:?}");
 }

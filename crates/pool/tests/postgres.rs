@@ -154,7 +154,7 @@ fn what_callers_were_told_is_true_when_the_server_goes_down_in_mid_load() {
     };
     let ledger = Ledger::keep(&pool, &[&killed, &stopped, &killed]);
     ledger.audit(&mut server.client());
-    assert!(pool.state().size <= 4);
+    assert!(pool.status().size <= 4);
     let seen = pool.station().snapshot();
     assert!(seen.balanced() && seen.in_service() == 0, "{seen:?}");
 }
@@ -175,7 +175,7 @@ fn what_callers_were_told_is_true_when_the_network_is_cut_in_mid_load() {
         AND state <> 'idle' AND pid <> pg_backend_pid()";
     assert!(eventually(LONG, || client.query_one(others, &[]).unwrap().get::<_, i64>(0) == 0));
     ledger.audit(&mut client);
-    assert!(pool.state().size <= 4);
+    assert!(pool.status().size <= 4);
 }
 
 #[test]
@@ -303,7 +303,7 @@ fn a_query_that_is_cut_off_rolls_back_and_its_connection_is_not_used_again() {
         let error = querying.join().unwrap().unwrap_err();
         assert!(error.body_error().is_some_and(|why| why.as_db_error().is_none()), "{error:?}");
     });
-    assert_eq!(pool.state().size, 0);
+    assert_eq!(pool.status().size, 0);
     other.batch_execute("SELECT pg_advisory_unlock(1)").unwrap();
     pool.transaction(|tx| insert(tx, 2)).unwrap();
     let ids = server.client().query("SELECT id FROM t", &[]).unwrap();
@@ -326,7 +326,7 @@ fn a_query_that_gets_no_answer_holds_its_own_caller_only() {
         for caller in callers {
             let error = caller.join().unwrap().unwrap_err();
             assert!(error.is_timeout(), "{error}");
-            assert_eq!(error.state().unwrap().in_use(), 1, "it says why");
+            assert_eq!(error.status().unwrap().in_use(), 1, "it says why");
         }
         proxy.black_hole(false);
         assert_eq!(querying.join().unwrap(), 7);
@@ -444,7 +444,7 @@ fn transactions_that_cannot_be_put_in_order_end_well_when_tried_again() {
     let left: i64 = server.client().query_one("SELECT count(*) FROM doctors WHERE on_call", &[]).unwrap().get(0);
     assert_eq!(left, 1);
     assert!(begun > 2, "one of them was tried again, and stayed");
-    assert_eq!(pool.state().size, 2, "a conflict costs no connection");
+    assert_eq!(pool.status().size, 2, "a conflict costs no connection");
 }
 
 // ANCHOR: retry

@@ -214,7 +214,7 @@ fn two_who_read_and_then_write_both_end_well_when_tried_again() {
             }
         });
         let n: u32 = pool.with(|c| c.query_row("SELECT n FROM counter", [], |row| row.get(0)).unwrap()).unwrap();
-        assert_eq!((n, pool.state().size), (2, 2), "{journal}: no update is lost, and no connection");
+        assert_eq!((n, pool.status().size), (2, 2), "{journal}: no update is lost, and no connection");
         let conflicts = conflicts.into_inner().unwrap();
         assert!(!conflicts.is_empty(), "{journal}");
         if one_after_the_other {

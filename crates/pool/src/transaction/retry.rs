@@ -1,10 +1,9 @@
 //! Transactions that are done again when they failed for a reason that passes.
 
 use std::fmt;
-use std::sync::OnceLock;
 use std::time::Duration;
 
-use fullbore_core::{Backoff, Clock, Event, Events, Monitor, Waiters};
+use fullbore_core::{Backoff, Event, Monitor, Waiters};
 
 use super::{TransactionError, Transactional};
 use crate::pool::Pool;
@@ -44,7 +43,7 @@ impl<M: Transactional> Pool<M> {
         P: Fn(&TransactionError<E, M::Error>) -> bool,
     {
         let backoff = Backoff { min: Duration::from_millis(10), max: Duration::from_secs(1), jitter: true };
-        Retry { pool: self, retry, attempts: 5, backoff, clock: Clock::Real }
+        Retry { pool: self, retry, attempts: 5, backoff }
     }
 
     /// Transactions that are done again when the database gave them up for the sake of others at the same time
@@ -89,7 +88,6 @@ pub struct Retry<'p, M: Transactional, P> {
     retry: P,
     attempts: u32,
     backoff: Backoff,
-    clock: Clock,
 }
 
 impl<M: Transactional, P> Retry<'_, M, P> {
@@ -108,12 +106,6 @@ impl<M: Transactional, P> Retry<'_, M, P> {
     /// Default: 10 ms, doubling up to 1 s, each lengthened by a random part of itself.
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.backoff = backoff;
-        self
-    }
-
-    /// The clock for the pauses. Default: the real one; tests pass a [`PausedClock`](fullbore_core::PausedClock).
-    pub fn clock(mut self, clock: impl Into<Clock>) -> Self {
-        self.clock = clock.into();
         self
     }
 
@@ -153,21 +145,15 @@ impl<M: Transactional, P> Retry<'_, M, P> {
     /// The pause after this attempt.
     fn pause<E>(&self, attempt: u32, error: &TransactionError<E, M::Error>) {
         let pause = self.backoff.pause(attempt);
-        events().emit(Event::Retry, || {
-            let (pool, of, why) = (self.pool.station().name(), self.attempts, Why(error));
-            format!("{pool}: attempt {attempt} of {of} of a transaction failed, the next in {pause:.1?}: {why}")
+        let shared = self.pool.keyed.shared();
+        shared.events.emit(Event::Retry, || {
+            let (of, why) = (self.attempts, Why(error));
+            format!("attempt {attempt} of {of} of a transaction failed, the next in {pause:.1?}: {why}")
         });
-        let until = self.clock.after(pause);
-        let rest = Monitor::new(Waiters::new(), self.clock.clone());
+        let until = shared.clock.after(pause);
+        let rest = Monitor::new(Waiters::new(), shared.clock.clone());
         rest.lock().wait_until(|rest| rest, until, |_| false);
     }
-}
-
-/// Of all pools: a retry is an object of one call, and what limits the rate must be there longer. So the pool's name is in
-/// the text.
-fn events() -> &'static Events {
-    static EVENTS: OnceLock<Events> = OnceLock::new();
-    EVENTS.get_or_init(|| Events::new("pool", "transactions"))
 }
 
 /// An error as text, but for the body's own: that need not have any.
