@@ -17,7 +17,7 @@ use fullbore_examples::fleet::migrate::{migrate, open};
 use fullbore_fanout::Router;
 use fullbore_limit::Limit;
 use fullbore_metrics::Registry;
-use fullbore_pool::{GetError, KeyedManager, KeyedPool};
+use fullbore_pool::{ConnectError, GetError, KeyedManager, KeyedPool};
 use fullbore_queue::{DeadLetter, Job, Producer, Queue, Verdict};
 use rusqlite::Connection;
 
@@ -59,6 +59,8 @@ pub(crate) struct Task {
     /// The round that waits for it; the faulty tenants belong to none.
     pub(crate) round: Option<Arc<Round>>,
 }
+
+const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// Counts the tenants of a round that are not finished.
 #[derive(Debug)]
@@ -225,7 +227,8 @@ impl Desk {
 
 fn cannot_open(error: GetError<MigrateError>) -> MigrateError {
     match error.into_connect_error() {
-        Ok(error) => error,
+        Ok(ConnectError::Manager(error)) => MigrateError::Open(error),
+        Ok(other) => MigrateError::Reference(Box::new(other)),
         // No connection within the timeout: worth another try, as if the database itself were locked.
         Err(refused) => MigrateError::Reference(Box::new(refused)),
     }
@@ -259,6 +262,8 @@ impl Pipeline {
             .name("tenants")
             .max_size(workers)
             .max_per_key(1)
+            // The queue's own pause between two attempts is the one that counts.
+            .backoff(MILLISECOND, MILLISECOND)
             .build()
             .map_err(text)?;
         let reference = CachedReference::new(control).map_err(text)?;

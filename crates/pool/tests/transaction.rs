@@ -181,12 +181,19 @@ fn other_errors_are_not_done_again() {
 fn no_connection_is_an_error_like_another() {
     let db = Db::new();
     db.on_connect(|counted, _| if counted.serial < 3 { Err(Down) } else { Ok(()) });
-    let pool = pool(&db, 1);
+    let clock = PausedClock::new();
+    let pool = builder(&db, 1).clock(&clock).build().unwrap();
     let nothing = |_: &mut Tx| Ok::<_, Says>(());
     let error = pool.retry_serialization().transaction(nothing).unwrap_err();
     assert!(matches!(error, TransactionError::Get(_)), "that is no conflict: {error}");
     let no_connection = |error: &TransactionError<Says, _>| matches!(error, TransactionError::Get(_));
-    pool.retry_on(no_connection).backoff(NO_PAUSE).transaction(nothing).unwrap();
+    // Until then it is told of the first failure, without an attempt.
+    clock.advance(Duration::from_secs(1));
+    let question = |error: &TransactionError<Says, _>| {
+        clock.advance(Duration::from_secs(1));
+        no_connection(error)
+    };
+    pool.retry_on(question).backoff(NO_PAUSE).transaction(nothing).unwrap();
     assert_eq!(db.connects(), 3);
 }
 

@@ -4,6 +4,7 @@
 //! file byte for byte, and the write lock is held no longer than the writing takes.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, Statement, Transaction, TransactionBehavior, params};
 
@@ -85,6 +86,8 @@ pub enum MigrateError {
     },
     /// Reference data could not be looked up. Not the fault of this tenant, so worth another try.
     Reference(ReferenceError),
+    /// It cannot be opened; whoever else asks for it is told the same.
+    Open(Arc<MigrateError>),
     /// Anything else that SQLite reports.
     Sqlite(rusqlite::Error),
 }
@@ -92,12 +95,19 @@ pub enum MigrateError {
 impl MigrateError {
     /// Whether the same call may succeed later with nobody changing this database: locked, or a lookup failed.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Busy | Self::Reference(_))
+        match self {
+            Self::Open(error) => error.is_transient(),
+            error => matches!(error, Self::Busy | Self::Reference(_)),
+        }
     }
 
     /// Whether the disk (or a quota) is full: no other tenant will fare better.
     pub fn is_disk_full(&self) -> bool {
-        matches!(self, Self::Sqlite(e) if e.sqlite_error_code() == Some(ErrorCode::DiskFull))
+        match self {
+            Self::Open(error) => error.is_disk_full(),
+            Self::Sqlite(e) => e.sqlite_error_code() == Some(ErrorCode::DiskFull),
+            _ => false,
+        }
     }
 
     pub(super) fn violates(row: impl Into<Option<i64>>, reason: impl Into<String>) -> Self {
@@ -113,6 +123,7 @@ impl std::fmt::Display for MigrateError {
             Self::Violates { row: Some(row), reason } => write!(f, "flight {row} cannot be migrated: {reason}"),
             Self::Violates { row: None, reason } => write!(f, "cannot be migrated: {reason}"),
             Self::Reference(e) => write!(f, "reference data cannot be looked up: {e}"),
+            Self::Open(e) => write!(f, "{e}"),
             Self::Sqlite(e) => write!(f, "SQLite: {e}"),
         }
     }
@@ -123,6 +134,7 @@ impl std::error::Error for MigrateError {
         match self {
             Self::NotADatabase(e) | Self::Sqlite(e) => Some(e),
             Self::Reference(e) => Some(e.as_ref()),
+            Self::Open(e) => e.source(),
             Self::Busy | Self::Violates { .. } => None,
         }
     }
