@@ -6,6 +6,7 @@ mod support;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
@@ -226,26 +227,36 @@ fn pauses_are_on_the_clock_and_without_a_connection() {
     let clock = PausedClock::new();
     let pool = builder(&db, 1).clock(&clock).build().unwrap();
     let backoff = Backoff { min: 10 * MILLI, max: 35 * MILLI, jitter: false };
+    let attempts = AtomicU32::new(0);
     thread::scope(|scope| {
         let transaction = scope.spawn(|| {
-            let mut attempts = 0;
             let retry = pool.retry_serialization().backoff(backoff);
-            retry.transaction(|_| {
-                attempts += 1;
-                if attempts < 5 { Err(Says::Conflict) } else { Ok(attempts) }
-            })
+            retry.transaction(|_| if attempts.fetch_add(1, SeqCst) < 4 { Err(Says::Conflict) } else { Ok(()) })
         });
-        for pause in [10, 20, 35, 35] {
-            clock.wait_for_waiters(1);
+        for (done, pause) in [(1, 10), (2, 20), (3, 35), (4, 35)] {
+            wait_for_pause(&clock, &attempts, done);
             clock.advance((pause - 1) * MILLI);
-            assert_eq!(clock.timers(), 2, "not yet; the other one is the pool's own");
+            // Still parked, and not woken.
+            wait_for_pause(&clock, &attempts, done);
             // Somebody else can have it meanwhile.
             drop(pool.try_get().unwrap());
             clock.advance(MILLI);
         }
-        assert_eq!(transaction.join().unwrap().unwrap(), 5);
+        transaction.join().unwrap().unwrap();
     });
-    assert_eq!(db.connects(), 1);
+    assert_eq!((db.connects(), attempts.load(SeqCst)), (1, 5));
+}
+
+/// Waits until so many attempts are done and the thread rests. Before the first one it waits for a connection.
+fn wait_for_pause(clock: &PausedClock, attempts: &AtomicU32, done: u32) {
+    loop {
+        clock.wait_for_waiters(1);
+        match attempts.load(SeqCst) {
+            n if n == done => return,
+            n => assert!(n < done, "{n} attempts instead of {done}"),
+        }
+        thread::yield_now();
+    }
 }
 
 #[test]
