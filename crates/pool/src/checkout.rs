@@ -1,5 +1,6 @@
 //! Checkout and return: what happens to a place. Protocol in the crate's README.
 
+use std::cell::RefCell;
 use std::hash::BuildHasher;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -312,29 +313,40 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
         deadline: Option<Instant>,
     ) -> Option<Claim<K, M>> {
         let now = desk.now();
-        if deadline.is_none_or(|deadline| now < deadline) {
-            desk.want(key);
-            let mut starts = self.grant_next(desk);
-            // After those who are in line already.
-            let limit = self.limit(desk, now);
-            if desk.is_open() {
-                starts.extend(desk.start(self, key, limit, now, 0, false));
-            }
-            if self.config.reserve_size > 0
-                && let Some(at) = now.checked_add(self.config.reserve_after)
-            {
-                self.look_at(at);
-            }
-            if !starts.is_empty() {
-                desk.released(|| self.launch(starts));
-            }
-            let tag = key.clone();
-            let claim = desk.wait_turn(|desk| &mut desk.waiters, deadline, tag, |desk| desk.claim_or_bar(self, key));
-            desk.unwant(key);
-            claim
-        } else {
-            desk.claim(self, key)
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            return desk.claim(self, key);
         }
+        if self.config.reserve_size > 0
+            && let Some(at) = now.checked_add(self.config.reserve_after)
+        {
+            self.look_at(at);
+        }
+        desk.want(key);
+        // What the thread begins for itself is made by others, who are told once it is in line: so nothing that comes of it can be
+        // missed, and whenever it finds that somebody else was faster it begins again.
+        let starts = RefCell::new(Vec::new());
+        let claim = desk.wait_turn_after(
+            |desk| &mut desk.waiters,
+            deadline,
+            key.clone(),
+            |desk| {
+                let claim = desk.claim_or_bar(self, key);
+                if claim.is_none() && desk.is_open() {
+                    let now = self.clock.now();
+                    let limit = self.limit(desk, now);
+                    starts.borrow_mut().extend(desk.start(self, key, limit, now, 0, false));
+                }
+                claim
+            },
+            || self.launch(starts.take()),
+        );
+        desk.unwant(key);
+        let unneeded = starts.take();
+        if !unneeded.is_empty() {
+            // Begun with its last look. Others may need it; else it ends at once.
+            desk.released(|| self.launch(unneeded));
+        }
+        claim
     }
 
     /// The one path on which waiters get something. Called, under the same lock, after each change of what can be had: return,

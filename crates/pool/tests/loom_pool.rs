@@ -150,3 +150,78 @@ fn a_grant_meets_the_deadline() {
         is_quiet(&pool, pool.status().available);
     });
 }
+
+#[test]
+fn one_who_comes_without_the_lock_meets_a_waiter() {
+    loom::model(|| {
+        let clock = PausedClock::new();
+        let pool = pool(&clock);
+        let held = pool.get(&'a').unwrap();
+        let waiter = {
+            let pool = pool.clone();
+            thread::spawn(move || assert_eq!(*pool.get(&'a').unwrap(), 'a'))
+        };
+        drop(held);
+        // It may overtake the waiter, by the quick way or the other one, and has to leave it the connection then.
+        drop(pool.try_get(&'a'));
+        waiter.join().unwrap();
+        is_quiet(&pool, 1);
+    });
+}
+
+#[test]
+fn two_who_come_without_the_lock_never_have_the_same() {
+    loom::model(|| {
+        let clock = PausedClock::new();
+        let pool = pool(&clock);
+        drop(pool.get(&'a').unwrap());
+        let other = {
+            let pool = pool.clone();
+            thread::spawn(move || pool.try_get(&'a').ok().map(|mut mine| *mine = 'b'))
+        };
+        let mine = pool.try_get(&'a').ok().map(|mut mine| *mine = 'b');
+        let theirs = other.join().unwrap();
+        assert!(mine.is_some() || theirs.is_some());
+        assert_eq!(*pool.try_get(&'a').unwrap(), 'b');
+        is_quiet(&pool, 1);
+    });
+}
+
+#[test]
+fn a_soft_eviction_meets_a_return_and_a_checkout() {
+    loom::model(|| {
+        let clock = PausedClock::new();
+        let pool = pool(&clock);
+        let held = pool.get(&'a').unwrap();
+        let user = {
+            let pool = pool.clone();
+            thread::spawn(move || {
+                drop(held);
+                drop(pool.get(&'a').unwrap());
+            })
+        };
+        pool.soft_evict();
+        // Whatever was there before is not handed out any more.
+        assert_ne!(pool.get(&'a').unwrap().id(), 1);
+        user.join().unwrap();
+        is_quiet(&pool, 1);
+    });
+}
+
+#[test]
+fn a_pause_meets_a_return_and_a_waiter() {
+    loom::model(|| {
+        let clock = PausedClock::new();
+        let pool = pool(&clock);
+        let held = pool.get(&'a').unwrap();
+        let waiter = {
+            let pool = pool.clone();
+            thread::spawn(move || assert_eq!(*pool.get(&'a').unwrap(), 'a'))
+        };
+        pool.pause();
+        drop(held);
+        pool.resume();
+        waiter.join().unwrap();
+        is_quiet(&pool, 1);
+    });
+}

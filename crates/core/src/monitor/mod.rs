@@ -232,7 +232,23 @@ impl<S> Locked<'_, S> {
         on: impl Fn(&mut S) -> &mut Waiters<G, T>,
         deadline: Option<Instant>,
         tag: T,
+        take: impl FnMut(&mut S) -> Option<G>,
+    ) -> Option<G> {
+        self.wait_turn_after(on, deadline, tag, take, || {})
+    }
+
+    /// As [`wait_turn`](Self::wait_turn), and calls `first` each time before it parks: in line, and with the lock free. For what
+    /// `take` found that others should do; whatever comes of that at once is not missed.
+    ///
+    /// # Panics
+    /// As [`wait_turn`](Self::wait_turn). If `first` does, as if `take` had.
+    pub fn wait_turn_after<G, T>(
+        &mut self,
+        on: impl Fn(&mut S) -> &mut Waiters<G, T>,
+        deadline: Option<Instant>,
+        tag: T,
         mut take: impl FnMut(&mut S) -> Option<G>,
+        mut first: impl FnMut(),
     ) -> Option<G> {
         if let Some(taken) = take(self) {
             return Some(taken);
@@ -252,6 +268,7 @@ impl<S> Locked<'_, S> {
             let locked = &mut *line.locked;
             let monitor = locked.monitor;
             locked.released(|| {
+                first();
                 let _observed = Observed::begin(wait_for);
                 monitor.clock.park(&parker, deadline, wait_for != WaitFor::Background);
             });
@@ -338,11 +355,19 @@ impl<S> Locked<'_, S> {
 
     /// Runs `f` with the lock released, then takes it again. Pending wake-ups are delivered first.
     pub fn released<R>(&mut self, f: impl FnOnce() -> R) -> R {
+        /// Takes the lock again, also when `f` panics: the way out of a panic leads through it.
+        struct Again<'l, 'a, S>(&'l mut Locked<'a, S>);
+
+        impl<S> Drop for Again<'_, '_, S> {
+            fn drop(&mut self) {
+                self.0.guard = Some(self.0.monitor.state.lock());
+            }
+        }
+
         self.guard = None;
         self.wake.fire();
-        let result = f();
-        self.guard = Some(self.monitor.state.lock());
-        result
+        let _again = Again(self);
+        f()
     }
 }
 
