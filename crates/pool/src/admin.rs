@@ -146,8 +146,8 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
         result
     }
 
-    /// As it was.
-    fn give_unchanged(&self, mut taken: Taken<K, M>) {
+    /// It is idle again as it was, or goes, if it has to by now.
+    pub(crate) fn give_unchanged(&self, mut taken: Taken<K, M>) {
         let desk = self.monitor.lock();
         let why = match taken.held_mut(self) {
             _ if desk.closed => Some(Why::Closed),

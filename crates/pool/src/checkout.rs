@@ -163,10 +163,7 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
     #[cold]
     fn put_back(&self, out: Out<K, M>) {
         if let Err(out) = out.try_give() {
-            let desk = self.monitor.lock();
-            let open = desk.is_open() && self.is_trusted(out.held());
-            out.give(open);
-            self.settle(desk);
+            Self::give_slow(out, false, false);
         }
     }
 
@@ -232,8 +229,8 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
             if !fresh && late {
                 // Who is out of time gets what is there, but must not cost anybody a connection by a check that has no time to
                 // succeed.
-                out.give(false);
-                self.settle(desk);
+                drop(desk);
+                Self::give_slow(out, false, false);
                 return Err(self.leave(GetError::refused(Refusal::TimedOut), since));
             }
             self.settle(desk);
@@ -355,7 +352,7 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
     /// (C9). Begins what connections are worth making. What it returns is to be given to [`launch`](Self::launch) after the lock.
     pub(crate) fn grant_next(&self, desk: &mut LockedDesk<'_, K, M>) -> Vec<u64> {
         let mut starts = Vec::new();
-        if desk.size == desk.connecting || desk.closed {
+        if desk.closed || desk.paused {
             desk.notify_all(|desk| &mut desk.all_back);
         }
         if !desk.is_open() {

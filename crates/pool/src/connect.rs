@@ -34,9 +34,11 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
     fn run_attempt(&self, number: u64) {
         let mut desk = self.monitor.lock();
         if !self.is_needed(&desk, number) {
-            desk.undo(self, number);
+            let cold = desk.undo(self, number);
             desk.stats.connects_elided += 1;
-            return self.settle(desk);
+            let Some(cold) = cold else { return self.settle(desk) };
+            drop(desk);
+            return self.give_unchanged(cold);
         }
         let Some(attempt) = desk.attempts.get_mut(&number) else { return };
         attempt.begun = true;
@@ -125,7 +127,7 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
         }
         debug_assert!(attempt.taken.held_mut(self).is_none(), "the evicted one is closed");
         let slot = attempt.taken.number(self);
-        attempt.taken.put(self, held, self.hash(key), now, self.retire_at(now));
+        attempt.taken.put(self, held, self.hash(key), now, self.retire_at(now), desk.is_open());
         self.list(slot);
         if let Some(mine) = desk.keys.get_mut(key) {
             mine.slots.push(slot);
@@ -133,9 +135,6 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
         }
         // It goes well: twice as many, as long as there is somebody who waits.
         desk.ramp = (desk.ramp * 2).min(self.background.max_connecting());
-        if desk.paused {
-            self.bar_all();
-        }
         let next = self.next_care(desk.now());
         self.settle(desk);
         if let Some(next) = next {

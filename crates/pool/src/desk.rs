@@ -332,22 +332,25 @@ impl<K: Key, M: KeyedManager<K>> Desk<K, M> {
         Some(attempt)
     }
 
-    /// As if the attempt had not been begun.
-    pub(crate) fn undo(&mut self, pool: &Shared<K, M>, number: u64) {
-        let Some(mut attempt) = self.end_attempt(number) else { return };
+    /// As if the attempt had not been begun. What was to make room for it is returned, for the caller to give it back.
+    pub(crate) fn undo(&mut self, pool: &Shared<K, M>, number: u64) -> Option<Taken<K, M>> {
+        let mut attempt = self.end_attempt(number)?;
         let slot = attempt.taken.number(pool);
-        match attempt.taken.held_mut(pool) {
+        let cold = match attempt.taken.held_mut(pool) {
             Some(held) => {
                 if let Some(theirs) = self.keys.get_mut(&held.key) {
                     theirs.slots.push(slot);
                 }
                 pool.list(slot);
-                let open = self.is_open() && pool.is_trusted(held);
-                attempt.taken.give(pool, open);
+                Some(attempt.taken)
             }
-            None => self.leave_slot(pool, attempt.taken),
-        }
+            None => {
+                self.leave_slot(pool, attempt.taken);
+                None
+            }
+        };
         self.change(&attempt.key, |mine| mine.places -= 1);
+        cold
     }
 
     /// Whether connections can be handed out at all.

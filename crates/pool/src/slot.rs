@@ -265,7 +265,7 @@ impl<K: Key, M: KeyedManager<K>> Taken<K, M> {
     }
 
     /// Puts a connection in and makes it an idle one, under the lock.
-    pub(crate) fn put(self, alive: &Shared<K, M>, held: Held<K, M>, tag: u64, now: u64, retire_at: u64) {
+    pub(crate) fn put(self, alive: &Shared<K, M>, held: Held<K, M>, tag: u64, now: u64, retire_at: u64, open: bool) {
         // SAFETY: the borrow is a handle of the shared state.
         let slot = unsafe { self.slot() };
         slot.tag.store(tag, Relaxed);
@@ -275,7 +275,7 @@ impl<K: Key, M: KeyedManager<K>> Taken<K, M> {
         // SAFETY: S1.
         let old = slot.cell.with_mut(|cell| unsafe { (*cell).replace(held) });
         debug_assert!(old.is_none(), "a connection is put into an empty slot");
-        self.give(alive, true);
+        self.give(alive, open);
     }
 
     /// It is idle again, under the lock.
