@@ -662,7 +662,11 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
     #[inline]
     fn is_broken(&self, key: &K, connection: &mut M::Connection) -> bool {
         match contain(|| self.manager.is_broken(key, connection)) {
-            Ok(broken) => broken,
+            Ok(false) => false,
+            Ok(true) => {
+                self.events.emit(Event::Reconnect, || "a connection came back broken");
+                true
+            }
             Err(failure) => {
                 self.events.emit(Event::Panic, || format!("checking a returned connection: {failure}"));
                 true
