@@ -269,7 +269,10 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
     /// Counts a caller who goes without.
     fn leave(&self, error: GetError<M::Error>, since: Option<Instant>) -> GetError<M::Error> {
         match since {
-            Some(_) => self.station.departed(Departure::Returned, 1),
+            Some(since) => {
+                self.station.waited(since.elapsed());
+                self.station.departed(Departure::Returned, 1);
+            }
             None => self.station.refused(1),
         }
         error
