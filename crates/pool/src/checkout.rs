@@ -399,10 +399,8 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
                 break;
             }
         }
-        if let Some(key) = &self.only_key
-            && self.config.min_idle > 0
-        {
-            self.keep_ready(desk, key, &mut starts);
+        while desk.missing > 0 && self.start_missing(desk, &mut starts) {
+            desk.missing -= 1;
         }
         if desk.waiters.is_empty() && desk.connecting == 0 {
             // The next crowd begins with one again.
@@ -411,19 +409,24 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
         starts
     }
 
-    /// Begins what is missing of `min_idle`.
-    fn keep_ready(&self, desk: &mut LockedDesk<'_, K, M>, key: &K, starts: &mut Vec<u64>) {
-        let idle = self.slots.iter().filter(|slot| slot.is_idle()).count();
-        let want = self.config.min_idle + desk.leaving;
-        let now = desk.now();
-        let most = desk.max_size;
-        while idle + desk.connecting < want && desk.size < most {
-            // Beside those that are being made and those in line.
-            let more = desk.connecting + 1;
-            match desk.start(self, key, most, now, more, false) {
-                Some(attempt) => starts.push(attempt),
-                None => break,
-            }
+    /// Begins one of those that are missing of `min_idle`.
+    fn start_missing(&self, desk: &mut LockedDesk<'_, K, M>, starts: &mut Vec<u64>) -> bool {
+        let Some(key) = &self.only_key else { return false };
+        let (now, most) = (desk.now(), desk.max_size);
+        // Beside those that are being made, and those in line.
+        let more = desk.connecting + 1;
+        let attempt = desk.start(self, key, most, now, more, false);
+        starts.extend(attempt);
+        attempt.is_some()
+    }
+
+    /// Counts what is missing of `min_idle`: when the pool is built, when a connection was lost, and once a second at most. Not at each
+    /// checkout: a burst that takes what is idle is over, as a rule, before another one is made.
+    pub(crate) fn count_missing(&self, desk: &mut Desk<K, M>) {
+        if self.config.min_idle > 0 {
+            let idle = self.slots.iter().filter(|slot| slot.is_idle()).count();
+            let room = desk.max_size.saturating_sub(desk.size);
+            desk.missing = (self.config.min_idle + desk.leaving).saturating_sub(idle + desk.connecting).min(room);
         }
     }
 
@@ -721,6 +724,7 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
             desk.leave_slot(self, taken);
         }
         desk.stats.count(why);
+        self.count_missing(&mut desk);
         self.settle(desk);
     }
 

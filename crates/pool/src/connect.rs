@@ -135,7 +135,7 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
         }
         // It goes well: twice as many, as long as there is somebody who waits.
         desk.ramp = (desk.ramp * 2).min(self.background.max_connecting());
-        let next = self.next_care(desk.now());
+        let next = self.next_look(&desk, desk.now());
         self.settle(desk);
         if let Some(next) = next {
             self.look_at(next);

@@ -49,6 +49,8 @@ pub(crate) struct Desk<K: Key, M: KeyedManager<K>> {
     pub(crate) epoch: u64,
     /// Idle connections that are to be replaced soon, and so do not count as kept ready.
     pub(crate) leaving: usize,
+    /// How many are to be made so that enough are kept ready.
+    pub(crate) missing: usize,
     pub(crate) waiters: Waiters<Claim<K, M>, K>,
     /// Threads in `close_within` and `pause_within`.
     pub(crate) all_back: Waiters,
@@ -124,6 +126,7 @@ impl<K: Key, M: KeyedManager<K>> Desk<K, M> {
             paused: false,
             epoch: 0,
             leaving: 0,
+            missing: 0,
             waiters: Waiters::of(WaitFor::Permit),
             all_back: Waiters::new(),
             stats: Stats::default(),

@@ -67,7 +67,10 @@ impl<K: Key, M: KeyedManager<K>> KeyedPool<K, M> {
     pub(crate) fn open(config: Config, clock: Clock, background: Background, manager: M) -> Self {
         let pool = Self { handle: Arc::new(Handle { shared: Shared::new(config, clock, background, manager) }) };
         // What is to be kept ready is begun.
-        pool.shared().settle(pool.shared().monitor.lock());
+        let shared = pool.shared();
+        let mut desk = shared.monitor.lock();
+        shared.count_missing(&mut desk);
+        shared.settle(desk);
         pool
     }
 

@@ -15,6 +15,9 @@ use crate::stats::Why;
 /// The least time between two rounds (C10).
 const EACH: Duration = Duration::from_secs(1);
 
+/// How often a pool that keeps some ready is looked at while nothing happens.
+const QUIET: Duration = Duration::from_secs(30);
+
 /// Connections are replaced by this part of their lifetime, at most so long, before its end.
 const LEAD_PART: u64 = 20;
 const LEAD_MOST: u64 = 30_000_000_000;
@@ -38,6 +41,7 @@ impl<K: Key, M: KeyedManager<K>> Keep for Shared<K, M> {
         let mut work = Vec::new();
         if desk.is_open() {
             self.look_through(&mut desk, &mut work);
+            self.count_missing(&mut desk);
         }
         self.report_leaks(&mut desk);
         let next = self.next_look(&desk, now);
@@ -184,7 +188,7 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
     }
 
     /// When to come again.
-    fn next_look(&self, desk: &LockedDesk<'_, K, M>, now: Instant) -> Option<Instant> {
+    pub(crate) fn next_look(&self, desk: &LockedDesk<'_, K, M>, now: Instant) -> Option<Instant> {
         let attempts = desk.attempts.values().filter_map(|attempt| attempt.end);
         let downs = desk.keys.values().filter_map(|mine| mine.down.as_ref()).map(|down| {
             // To try again, or to forget.
@@ -204,6 +208,10 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
         let idle = idle.min().map(|due| Duration::from_nanos(due.saturating_sub(coarse)));
         let soon = idle.and_then(|left| now.checked_add(left.max(EACH)));
         let later = if desk.size > 0 { self.next_care(now) } else { None };
-        [exact, soon, later].into_iter().flatten().min()
+        let ready = (self.config.min_idle > 0 && desk.is_open()).then(|| {
+            let quiet = self.slots.iter().all(|slot| !slot.is_out());
+            now + if quiet { QUIET } else { EACH }
+        });
+        [exact, soon, later, ready].into_iter().flatten().min()
     }
 }
