@@ -58,6 +58,16 @@ impl Clock {
         }
     }
 
+    /// Whether both show the same time, whatever happens.
+    #[must_use]
+    pub fn is_same(&self, other: &Clock) -> bool {
+        match (self, other) {
+            (Clock::Real, Clock::Real) => true,
+            (Clock::Paused(one), Clock::Paused(other)) => Arc::ptr_eq(&one.shared, &other.shared),
+            _ => false,
+        }
+    }
+
     /// Parks the calling thread until `parker` is unparked or `until` has come. May return early.
     pub(crate) fn park(&self, parker: &Arc<Parker>, until: Option<Instant>, seen: bool) {
         match self {

@@ -93,6 +93,8 @@ impl Crew {
             // The standard library would panic.
             return Err(BuildError::config("name", self.prefix.escape_debug(), "text without a NUL character"));
         }
+        // A crew whose members come and go must not keep what is left of them.
+        self.join_ended();
         let (n, name) = {
             let mut roll = self.shared.lock();
             let n = roll.next;
@@ -157,13 +159,18 @@ impl Crew {
     /// On one of its own threads it does not wait.
     pub fn join(&self, deadline: Option<Instant>) -> Vec<String> {
         let deadline = if self.is_member() { Some(self.shared.clock().now()) } else { deadline };
-        let ended: Vec<Member> = {
-            let mut roll = self.shared.lock();
-            roll.wait_until(|roll| &mut roll.left, deadline, |roll| roll.members.iter().all(Member::can_be_joined));
-            let (ended, stuck) = std::mem::take(&mut roll.members).into_iter().partition(Member::can_be_joined);
-            roll.members = stuck;
-            ended
-        };
+        self.shared.lock().wait_until(
+            |roll| &mut roll.left,
+            deadline,
+            |roll| roll.members.iter().all(Member::can_be_joined),
+        );
+        self.join_ended();
+        self.shared.lock().members.iter().map(|member| member.name.clone()).collect()
+    }
+
+    /// Joins those that have come to their end.
+    fn join_ended(&self) {
+        let ended: Vec<Member> = self.shared.lock().members.extract_if(.., |member| member.can_be_joined()).collect();
         for member in ended {
             if let Some(handle) = member.handle {
                 // It has left its closure, so this waits for the exit of the thread itself and nothing else; a panic was
@@ -173,6 +180,5 @@ impl Crew {
                 }
             }
         }
-        self.shared.lock().members.iter().map(|member| member.name.clone()).collect()
     }
 }

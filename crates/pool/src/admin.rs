@@ -31,7 +31,6 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
             return;
         }
         desk.closed = true;
-        self.background.forget(self.id);
         let idle = self.take_all_idle();
         desk.notify_all(|desk| &mut desk.waiters);
         self.settle(desk);
@@ -47,6 +46,9 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
     }
 
     pub(crate) fn close_within(&self, limit: Duration) -> Result<(), Undelivered<()>> {
+        if self.is_forked() {
+            return Ok(());
+        }
         let deadline = self.clock.after(limit);
         self.close();
         let mut desk = self.monitor.lock();
@@ -57,12 +59,18 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
     }
 
     pub(crate) fn pause(&self) {
+        if self.is_forked() {
+            return;
+        }
         let mut desk = self.monitor.lock();
         desk.paused = true;
         self.bar_all();
     }
 
     pub(crate) fn pause_within(&self, limit: Duration) -> Result<(), Undelivered<()>> {
+        if self.is_forked() {
+            return Ok(());
+        }
         let deadline = self.clock.after(limit);
         self.pause();
         let mut desk = self.monitor.lock();
@@ -70,9 +78,9 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
         desk.wait_until(
             |desk| &mut desk.all_back,
             deadline,
-            |_| {
+            |desk| {
                 out = self.slots.iter().filter(|slot| slot.is_out()).count();
-                out == 0
+                out == 0 || !desk.paused
             },
         );
         drop(desk);
@@ -80,28 +88,35 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
     }
 
     pub(crate) fn resume(&self) {
+        if self.is_forked() {
+            return;
+        }
         let mut desk = self.monitor.lock();
         desk.paused = false;
+        // Those in `pause_within`: it is over.
+        desk.notify_all(|desk| &mut desk.all_back);
         self.settle(desk);
     }
 
     pub(crate) fn resize(&self, max_size: usize) {
+        if self.is_forked() {
+            return;
+        }
         let mut surplus = Vec::new();
         let mut desk = self.monitor.lock();
         desk.max_size = max_size.clamp(1, Slots::<K, M>::MOST);
         self.station.set_parallelism(desk.max_size);
-        if desk.is_open() {
-            let mut over = desk.size.saturating_sub(desk.max_size);
+        if !desk.closed {
             // Those that are out go when they come back.
             self.bar_all();
             let mut idle: Vec<_> = self.slots.iter().filter(|slot| slot.is_idle()).collect();
-            idle.sort_by_key(|slot| slot.last_used());
-            for slot in idle {
-                if over > 0
-                    && let Some(taken) = slot.reserve()
-                {
-                    over -= 1;
+            idle.sort_by_key(|slot| slot.warmth());
+            for taken in idle.into_iter().filter_map(|slot| slot.reserve()) {
+                if self.is_surplus(&mut desk) {
                     surplus.push(taken);
+                } else {
+                    // As it was, but barred: whoever takes it next opens it again.
+                    taken.give(self, false);
                 }
             }
         }
@@ -112,6 +127,9 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
     }
 
     pub(crate) fn soft_evict(&self) {
+        if self.is_forked() {
+            return;
+        }
         let mut desk = self.monitor.lock();
         if desk.closed {
             return;
@@ -129,6 +147,9 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
         mut keep: impl FnMut(&K, &mut M::Connection, Metrics) -> bool,
     ) -> RetainResult<M::Connection> {
         let mut result = RetainResult { retained: 0, removed: Vec::new() };
+        if self.is_forked() {
+            return result;
+        }
         // One at a time, so that others can use the rest meanwhile.
         for slot in self.slots.iter() {
             let taken = {
@@ -148,11 +169,11 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
 
     /// It is idle again as it was, or goes, if it has to by now.
     pub(crate) fn give_unchanged(&self, mut taken: Taken<K, M>) {
-        let desk = self.monitor.lock();
+        let mut desk = self.monitor.lock();
         let why = match taken.held_mut(self) {
             _ if desk.closed => Some(Why::Closed),
             Some(held) if held.epoch != desk.epoch => Some(Why::Old),
-            _ if self.is_surplus(&desk) => Some(Why::Surplus),
+            _ if self.is_surplus(&mut desk) => Some(Why::Surplus),
             _ => None,
         };
         if let Some(why) = why {

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use fullbore_core::{BuildError, Clock, Crew, Locked, Monitor, WaitFor, Waiters, contain};
 
+use crate::fork;
+
 /// Work for one of the threads.
 pub(crate) type Job = Box<dyn FnOnce() + Send>;
 
@@ -40,6 +42,7 @@ struct Inner {
     workers: Arc<Crew>,
     keeper: Crew,
     max_connecting: usize,
+    forks: u32,
 }
 
 /// Threads that are stuck in user code for longer than they were allowed are replaced, so many times.
@@ -84,6 +87,11 @@ impl State {
         }
     }
 
+    /// Threads that can be counted on. Those of lost jobs may never come back.
+    fn present(&self) -> usize {
+        self.alive - self.lost.len().min(LOST)
+    }
+
     /// When the keeper has to look next.
     fn next_look(&self) -> Option<Instant> {
         let due = self.due.keys().next().map(|(at, _)| *at);
@@ -114,12 +122,14 @@ impl Background {
     /// As [`new`](Self::new).
     pub fn on(max_connecting: usize, clock: impl Into<Clock>) -> Result<Self, BuildError> {
         BuildError::refuse_zero("max_connecting", max_connecting)?;
+        fork::watch();
         let clock = clock.into();
         let inner = Inner {
             workers: Arc::new(Crew::new("pool", "connect", clock.clone())),
             keeper: Crew::new("pool", "keeper", clock.clone()),
             shared: Arc::new(Monitor::new(State::new(), clock)),
             max_connecting,
+            forks: fork::generation(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -163,12 +173,9 @@ impl Background {
         self.inner.look_after(id, keep, at);
     }
 
-    /// Nothing is to be looked after any more.
-    pub(crate) fn forget(&self, id: u64) {
-        let mut state = self.inner.shared.lock();
-        if let Some(at) = state.whens.remove(&id) {
-            state.due.remove(&(at, id));
-        }
+    /// Whether it goes by this clock.
+    pub(crate) fn is_on(&self, clock: &Clock) -> bool {
+        self.inner.shared.clock().is_same(clock)
     }
 }
 
@@ -183,7 +190,7 @@ impl Inner {
     fn look_after(&self, id: u64, keep: &Weak<dyn Keep>, at: Instant) {
         let mut state = self.shared.lock();
         match state.whens.get(&id) {
-            Some(earlier) if *earlier <= at => return,
+            Some(earlier) if *earlier <= at && state.keeper => return,
             Some(later) => {
                 let later = *later;
                 state.due.remove(&(later, id));
@@ -212,8 +219,7 @@ impl Inner {
 
 /// Sees to it that the first job in line has a thread, if there may be one more.
 fn staff(mut state: Locked<'_, State>, shared: &Arc<Monitor<State>>, workers: &Crew, most: usize) {
-    // The threads of lost jobs do not count: they may never come back.
-    if state.idle >= state.jobs.len() || state.alive - state.lost.len() >= most {
+    if state.idle >= state.jobs.len() || state.present() >= most {
         state.notify_one(|state| &mut state.work);
         return;
     }
@@ -224,7 +230,7 @@ fn staff(mut state: Locked<'_, State>, shared: &Arc<Monitor<State>>, workers: &C
         let mut state = shared.lock();
         state.alive -= 1;
         // Whoever is there will come to it. Where nobody is, it is done here.
-        let job = if state.alive == state.lost.len() { state.jobs.pop_front() } else { None };
+        let job = if state.present() == 0 { state.jobs.pop_front() } else { None };
         drop(state);
         if let Some((job, _)) = job {
             job();
@@ -236,7 +242,7 @@ fn staff(mut state: Locked<'_, State>, shared: &Arc<Monitor<State>>, workers: &C
 fn work(shared: &Monitor<State>, most: usize) {
     let mut state = shared.lock();
     loop {
-        if state.stop || state.alive - state.lost.len() > most {
+        if state.stop || state.present() > most {
             break;
         }
         let Some((job, limit)) = state.jobs.pop_front() else {
@@ -279,13 +285,12 @@ fn keep_time(shared: &Arc<Monitor<State>>, workers: &Crew, most: usize) {
         if !late.is_empty() {
             for number in late {
                 state.running.insert(number, None);
-                if state.lost.len() < LOST {
-                    state.lost.push(number);
+                state.lost.push(number);
+                // A thread in its stead.
+                if !state.jobs.is_empty() {
+                    staff(state, shared, workers, most);
+                    state = shared.lock();
                 }
-            }
-            if !state.jobs.is_empty() {
-                staff(state, shared, workers, most);
-                state = shared.lock();
             }
             continue;
         }
@@ -303,9 +308,10 @@ fn keep_time(shared: &Arc<Monitor<State>>, workers: &Crew, most: usize) {
         state.whens.remove(&due.1);
         let again = state.released(|| {
             let keep = keep?.upgrade()?;
-            // No user code in there; a bug of ours must not end all other pools' care.
-            let again = contain(|| keep.keep()).ok().flatten();
-            again.map(|at| (at, Arc::downgrade(&keep)))
+            let again = Arc::downgrade(&keep);
+            // No user code in there, unless this was the last handle: then the manager goes. Neither that nor a bug of ours may end
+            // all other pools' care.
+            contain(|| keep.keep().map(|at| (at, again))).ok().flatten()
         });
         if let Some((at, keep)) = again
             && state.whens.get(&due.1).is_none_or(|other| at < *other)
@@ -320,6 +326,10 @@ fn keep_time(shared: &Arc<Monitor<State>>, workers: &Crew, most: usize) {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        if self.forks != fork::generation() {
+            // The threads are the parent's, and the lock may be one of theirs.
+            return;
+        }
         let mut state = self.shared.lock();
         state.stop = true;
         // Nobody is left who would hear of them: a pool that is still there has a handle.
@@ -342,12 +352,15 @@ impl Drop for Inner {
 
 impl fmt::Debug for Background {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = self.inner.shared.lock();
+        let (threads, waiting, lost) = {
+            let state = self.inner.shared.lock();
+            (state.alive, state.jobs.len(), state.lost.len())
+        };
         f.debug_struct("Background")
             .field("max_connecting", &self.inner.max_connecting)
-            .field("threads", &state.alive)
-            .field("waiting", &state.jobs.len())
-            .field("lost", &state.lost.len())
+            .field("threads", &threads)
+            .field("waiting", &waiting)
+            .field("lost", &lost)
             .finish()
     }
 }

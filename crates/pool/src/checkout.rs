@@ -181,7 +181,8 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
         let deadline = match patience {
             Patience::Default => self.clock.after(self.config.get_timeout),
             Patience::Until(deadline) => Some(deadline),
-            Patience::Now => None,
+            // It does not wait; checks of idle ones have this time together.
+            Patience::Now => self.clock.after(self.config.validate_timeout),
         };
         // C6: what parks is timed each time.
         let mut since = None;
@@ -387,7 +388,11 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
                         }
                         None => {
                             unserved = true;
-                            starts.extend(desk.start(self, waiting.tag, limit, now, 0, false));
+                            if let Some(attempt) = desk.start(self, waiting.tag, limit, now, 0, false) {
+                                starts.push(attempt);
+                                // It may have taken an idle one of another key.
+                                idle = idle.min(self.slots.iter().filter(|slot| slot.is_idle()).count());
+                            }
                             Serve::Skip
                         }
                     }
@@ -402,9 +407,9 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
         while desk.missing > 0 && self.start_missing(desk, &mut starts) {
             desk.missing -= 1;
         }
-        if desk.waiters.is_empty() && desk.connecting == 0 {
-            // The next crowd begins with one again.
-            desk.ramp = 1;
+        if desk.size > desk.max_size {
+            // The reserve, or after a resize: they go when they come back.
+            self.bar_all();
         }
         starts
     }
@@ -453,7 +458,9 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
     /// The end of each change: what follows from it, and the lock is free.
     pub(crate) fn settle(&self, mut desk: LockedDesk<'_, K, M>) {
         let starts = self.grant_next(&mut desk);
+        let graves = std::mem::take(&mut desk.graves);
         drop(desk);
+        drop(graves);
         if !starts.is_empty() {
             self.launch(starts);
         }
@@ -467,10 +474,14 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
             && now < slot.retire_at()
     }
 
+    pub(crate) fn trust(&self) -> u64 {
+        // ORDERING: Relaxed: changed under the lock; who reads it without just reads it again later.
+        self.trust.load(Ordering::Relaxed)
+    }
+
     /// Whether nothing speaks against it but time.
     pub(crate) fn is_trusted(&self, held: &Held<K, M>) -> bool {
-        // ORDERING: Relaxed: changed under the lock; who reads it without just reads it again later.
-        !held.suspect && held.trusted == self.trust.load(Ordering::Relaxed)
+        !held.suspect && held.trusted == self.trust()
     }
 
     /// Checks an idle connection on the caller's thread. One that is not good is closed, its place free.
@@ -481,7 +492,7 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
         }
         let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(self.clock.now()));
         // What others find out meanwhile counts.
-        let trust = self.trust.load(Ordering::Relaxed);
+        let trust = self.trust();
         let mut out = out;
         let held = out.held_mut();
         let budget = left.min(self.config.validate_timeout);
@@ -639,8 +650,8 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
         } else {
             None
         };
-        let desk = pool.monitor.lock();
-        match why.or_else(|| pool.has_to_go(&desk, &out)) {
+        let mut desk = pool.monitor.lock();
+        match why.or_else(|| pool.has_to_go(&mut desk, &out)) {
             None => {
                 let open = desk.is_open() && pool.is_trusted(out.held());
                 out.give(open);
@@ -654,7 +665,7 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
     }
 
     /// Why one that came back cannot stay.
-    fn has_to_go(&self, desk: &Desk<K, M>, out: &Out<K, M>) -> Option<Why> {
+    fn has_to_go(&self, desk: &mut Desk<K, M>, out: &Out<K, M>) -> Option<Why> {
         if desk.closed {
             return Some(Why::Closed);
         }
@@ -664,10 +675,12 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
         self.is_surplus(desk).then_some(Why::Surplus)
     }
 
-    /// Whether there is one more than there should be.
-    pub(crate) fn is_surplus(&self, desk: &Desk<K, M>) -> bool {
+    /// Whether there is one more than there should be. If so, the caller has to close one, as [`Why::Surplus`].
+    pub(crate) fn is_surplus(&self, desk: &mut Desk<K, M>) -> bool {
         let used = if desk.waiters.is_empty() { 0 } else { self.config.reserve_size };
-        desk.size > desk.max_size.saturating_add(used)
+        let surplus = desk.size - desk.going > desk.max_size.saturating_add(used);
+        desk.going += usize::from(surplus);
+        surplus
     }
 
     #[inline]
@@ -724,11 +737,19 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
             desk.leave_slot(self, taken);
         }
         desk.stats.count(why);
+        match why {
+            Why::Surplus => desk.going -= 1,
+            Why::Old => desk.leaving = desk.leaving.saturating_sub(1),
+            _ => {}
+        }
         self.count_missing(&mut desk);
         self.settle(desk);
     }
 
     pub(crate) fn status_now(&self) -> Status {
+        if self.is_forked() {
+            return Status { name: self.config.name.clone(), ..Status::default() };
+        }
         self.status(&self.monitor.lock())
     }
 

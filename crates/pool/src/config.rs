@@ -238,6 +238,8 @@ mod sealed {
 impl<M: Manager> Target for Pool<M> {
     type Manager = M;
     fn start(config: Config, clock: Clock, background: Background, manager: M) -> Result<Self, BuildError> {
+        // There is one key, which has it all.
+        let config = Config { max_per_key: usize::MAX, ..config };
         Ok(Pool { keyed: KeyedPool::open(config, clock, background, Single(manager)) })
     }
 }
@@ -466,6 +468,9 @@ impl<P: Target> PoolBuilder<P> {
             (None, Clock::Real) => Background::shared(),
             (None, clock) => Background::on(Background::DEFAULT_MAX_CONNECTING, clock.clone())?,
         };
+        if !background.is_on(&self.clock) {
+            return Err(BuildError::config("background", "one with another clock", "one with the pool's clock"));
+        }
         P::start(self.config, self.clock, background, self.manager)
     }
 }

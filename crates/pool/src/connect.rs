@@ -3,7 +3,6 @@
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use fullbore_core::{Event, Serve, contain};
@@ -42,24 +41,28 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
         }
         let Some(attempt) = desk.attempts.get_mut(&number) else { return };
         attempt.begun = true;
+        // From here on it can be given up: closing the one before is part of it.
+        let end = self.clock.after(self.config.connect_timeout).and_then(|end| end.checked_add(GRACE));
+        attempt.end = end;
         let key = attempt.key.clone();
         let cold = attempt.taken.empty(self);
-        if let Some(cold) = cold {
-            drop(desk);
-            let cold = self.close_one(cold);
-            desk = self.monitor.lock();
-            desk.change(&cold, |theirs| theirs.places -= 1);
-            desk.stats.count(Why::Evicted);
-            self.settle(desk);
-            desk = self.monitor.lock();
-        }
-        let end = desk.now().checked_add(self.config.connect_timeout).and_then(|end| end.checked_add(GRACE));
-        if let Some(attempt) = desk.attempts.get_mut(&number) {
-            attempt.end = end;
-        }
         drop(desk);
         if let Some(end) = end {
             self.look_at(end);
+        }
+        if let Some(cold) = cold {
+            let cold = self.close_one(cold);
+            let mut desk = self.monitor.lock();
+            desk.change(&cold, |theirs| theirs.places -= 1);
+            desk.stats.count(Why::Evicted);
+            let given_up = !desk.attempts.contains_key(&number);
+            if given_up {
+                self.come_back(&mut desk, &key);
+            }
+            self.settle(desk);
+            if given_up {
+                return;
+            }
         }
         let made = contain(|| self.manager.connect(&key, self.config.connect_timeout));
         match made {
@@ -91,10 +94,9 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
     /// A connection is there.
     fn admit(&self, number: u64, key: &K, connection: M::Connection) {
         let mut desk = self.monitor.lock();
-        let (closed, epoch) = (desk.closed, desk.epoch);
         let Some(mut attempt) = desk.end_attempt(number) else {
             // It was given up. Its place has passed on.
-            desk.stuck -= 1;
+            self.come_back(&mut desk, key);
             drop(desk);
             if let Err(failure) = contain(|| self.manager.close(key, connection)) {
                 self.events.emit(Event::Panic, || format!("closing a connection: {failure}"));
@@ -110,31 +112,41 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
             id: desk.next_id(),
             created: desk.now(),
             uses: 0,
-            epoch,
-            // ORDERING: Relaxed: changed under the lock.
-            trusted: self.trust.load(Ordering::Relaxed),
+            epoch: attempt.epoch,
+            trusted: attempt.trust,
             suspect: false,
             pool: me,
         };
-        if closed {
+        let why = if desk.closed {
+            Some(Why::Closed)
+        } else if attempt.epoch != desk.epoch {
+            // Of before a soft eviction.
+            Some(Why::Old)
+        } else {
+            self.is_surplus(&mut desk).then_some(Why::Surplus)
+        };
+        if let Some(why) = why {
             drop(desk);
             self.close_one(held);
             let mut desk = self.monitor.lock();
             desk.leave_slot(self, attempt.taken);
             desk.change(key, |mine| mine.places -= 1);
-            desk.stats.count(Why::Closed);
+            desk.going -= usize::from(why == Why::Surplus);
+            desk.stats.count(why);
             return self.settle(desk);
         }
         debug_assert!(attempt.taken.held_mut(self).is_none(), "the evicted one is closed");
         let slot = attempt.taken.number(self);
         attempt.taken.put(self, held, self.hash(key), now, self.retire_at(now), desk.is_open());
         self.list(slot);
+        let mut down = None;
         if let Some(mine) = desk.keys.get_mut(key) {
             mine.slots.push(slot);
-            mine.down = None;
+            down = mine.down.take();
+            // It goes well: twice as many, as long as there is somebody who waits.
+            mine.ramp = mine.ramp.saturating_mul(2).min(self.background.max_connecting());
         }
-        // It goes well: twice as many, as long as there is somebody who waits.
-        desk.ramp = (desk.ramp * 2).min(self.background.max_connecting());
+        desk.graves.extend(down);
         let next = self.next_look(&desk, desk.now());
         self.settle(desk);
         if let Some(next) = next {
@@ -161,9 +173,15 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
                 desk.leave_slot(self, attempt.taken);
                 self.note_failure(&mut desk, key, error);
             }
-            None => desk.stuck -= 1,
+            None => self.come_back(&mut desk, key),
         }
         self.settle(desk);
+    }
+
+    /// The thread of an attempt that was given up is there again.
+    fn come_back(&self, desk: &mut LockedDesk<'_, K, M>, key: &K) {
+        desk.stuck -= 1;
+        desk.change(key, |mine| mine.stuck -= 1);
     }
 
     /// Its place is free; what it means for those who wait, and for the next attempt.
@@ -173,18 +191,19 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
         let backoff = self.config.backoff();
         let mut next = None;
         let mut hopeless = false;
+        let mut before = None;
         desk.change(key, |mine| {
             mine.places -= 1;
             let failures = mine.down.as_ref().map_or(0, |down| down.failures).saturating_add(1);
             let pause = backoff.pause(failures);
             let at = now.checked_add(pause).unwrap_or(now + Duration::from_secs(3600));
             next = Some(at);
-            mine.down = Some(Down { failures, error: error.clone(), since: now, next: at });
-            hopeless = mine.places == mine.connecting;
+            before = mine.down.replace(Down { failures, error: error.clone(), since: now, next: at });
+            // With others out or under way there is something to wait for.
+            hopeless = mine.places == 0;
+            mine.ramp = 1;
         });
-        if self.only_key.is_some() {
-            desk.ramp = 1;
-        }
+        desk.graves.extend(before);
         if hopeless && self.config.while_down == WhileDown::Fail {
             desk.serve(
                 |desk| &mut desk.waiters,
@@ -208,6 +227,7 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
         for number in late.map(|(number, _)| *number).collect::<Vec<_>>() {
             let Some(attempt) = desk.end_attempt(number) else { continue };
             desk.stuck += 1;
+            desk.change(&attempt.key, |mine| mine.stuck += 1);
             desk.stats.connects_given_up += 1;
             desk.leave_slot(self, attempt.taken);
             self.note_failure(desk, &attempt.key, &ConnectError::Stuck(self.config.connect_timeout));

@@ -72,7 +72,11 @@ impl<K: Key, M: KeyedManager<K>> Connection<K, M> {
     #[must_use]
     pub fn detach(self) -> M::Connection {
         let (pool, out) = self.end();
-        pool.remove(out.into_taken()).expect("there is a connection in a slot that is out")
+        if pool.is_forked() {
+            // The pool is the parent's; this is a copy, and so is the connection.
+            return out.into_taken().empty(&pool).map(|held| held.connection).expect(HELD);
+        }
+        pool.remove(out.into_taken()).expect(HELD)
     }
 
     /// [`detach`](Self::detach), as deadpool names it.
@@ -84,7 +88,9 @@ impl<K: Key, M: KeyedManager<K>> Connection<K, M> {
     /// Closes it now, because the caller knows that it is no good any more.
     pub fn discard(self) {
         let (pool, out) = self.end();
-        pool.retire(out, Why::Removed);
+        if !pool.is_forked() {
+            pool.retire(out, Why::Removed);
+        }
     }
 
     #[inline]
@@ -101,6 +107,8 @@ impl<K: Key, M: KeyedManager<K>> Connection<K, M> {
         (pool, out)
     }
 }
+
+const HELD: &str = "there is a connection in a slot that is out";
 
 /// `out` is taken only by `detach` and `discard`, which consume the connection, and by `drop`.
 const PRESENT: &str = "a live guard holds its connection";

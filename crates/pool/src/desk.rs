@@ -30,8 +30,6 @@ pub(crate) struct Desk<K: Key, M: KeyedManager<K>> {
     pub(crate) size: usize,
     /// Those of them that are being made, or are to be.
     pub(crate) connecting: usize,
-    /// How many may be made at once, now.
-    pub(crate) ramp: usize,
     pub(crate) keys: HashMap<K, PerKey<M::Error>>,
     /// Numbers of slots that are empty and below `fresh`. The lowest is used first.
     free: BinaryHeap<Reverse<u32>>,
@@ -52,6 +50,10 @@ pub(crate) struct Desk<K: Key, M: KeyedManager<K>> {
     /// How many are to be made so that enough are kept ready.
     pub(crate) missing: usize,
     pub(crate) waiters: Waiters<Claim<K, M>, K>,
+    /// Surplus ones that are being closed.
+    pub(crate) going: usize,
+    /// Failures that are over. They are the user's, so they are dropped when the lock is free.
+    pub(crate) graves: Vec<Down<M::Error>>,
     /// Threads in `close_within` and `pause_within`.
     pub(crate) all_back: Waiters,
     pub(crate) stats: Stats,
@@ -69,6 +71,10 @@ pub(crate) struct PerKey<E> {
     /// The slots with its connections, whatever their state.
     pub(crate) slots: Vec<u32>,
     pub(crate) down: Option<Down<E>>,
+    /// How many may be made at once, now: one at first, twice as many after each success while somebody waits.
+    pub(crate) ramp: usize,
+    /// Its attempts that were given up and have not come back.
+    pub(crate) stuck: usize,
     /// How many of its idle connections are promised in this round.
     promised: usize,
     walk: u64,
@@ -76,11 +82,26 @@ pub(crate) struct PerKey<E> {
 
 impl<E> Default for PerKey<E> {
     fn default() -> Self {
-        Self { places: 0, connecting: 0, wanting: 0, slots: Vec::new(), down: None, promised: 0, walk: 0 }
+        Self {
+            places: 0,
+            connecting: 0,
+            wanting: 0,
+            slots: Vec::new(),
+            down: None,
+            ramp: 1,
+            stuck: 0,
+            promised: 0,
+            walk: 0,
+        }
     }
 }
 
 impl<E> PerKey<E> {
+    /// Whether nothing is left to know.
+    pub(crate) fn is_forgettable(&self) -> bool {
+        self.places == 0 && self.wanting == 0 && self.stuck == 0 && self.down.is_none()
+    }
+
     /// Whether it has a connection, in use or not.
     fn has_some(&self) -> bool {
         self.places > self.connecting
@@ -104,6 +125,10 @@ pub(crate) struct Attempt<K: Key, M: KeyedManager<K>> {
     pub(crate) begun: bool,
     /// When it is given up.
     pub(crate) end: Option<Instant>,
+    /// The pool's `epoch` when it began: what is made at an address of before a soft eviction is of before it.
+    pub(crate) epoch: u64,
+    /// The same of `trust`.
+    pub(crate) trust: u64,
     /// Made whether or not somebody waits: for a `try_get` that found none.
     pub(crate) wished: bool,
 }
@@ -114,7 +139,6 @@ impl<K: Key, M: KeyedManager<K>> Desk<K, M> {
             max_size: config.max_size.min(Slots::<K, M>::MOST),
             size: 0,
             connecting: 0,
-            ramp: 1,
             keys: HashMap::new(),
             free: BinaryHeap::new(),
             fresh: 0,
@@ -127,6 +151,8 @@ impl<K: Key, M: KeyedManager<K>> Desk<K, M> {
             epoch: 0,
             leaving: 0,
             missing: 0,
+            going: 0,
+            graves: Vec::new(),
             waiters: Waiters::of(WaitFor::Permit),
             all_back: Waiters::new(),
             stats: Stats::default(),
@@ -159,7 +185,11 @@ impl<K: Key, M: KeyedManager<K>> Desk<K, M> {
     pub(crate) fn change(&mut self, key: &K, f: impl FnOnce(&mut PerKey<M::Error>)) {
         if let Some(mine) = self.keys.get_mut(key) {
             f(mine);
-            if mine.places == 0 && mine.wanting == 0 && mine.down.is_none() {
+            if mine.wanting == 0 && mine.connecting == 0 {
+                // The next crowd begins with one again.
+                mine.ramp = 1;
+            }
+            if mine.is_forgettable() {
                 self.keys.remove(key);
             }
         }
@@ -249,10 +279,13 @@ impl<K: Key, M: KeyedManager<K>> Desk<K, M> {
     /// Whether one more connection of `key` is worth an attempt now, and allowed. Those in line who are promised an idle one,
     /// and those for whom one is being made, need no other.
     fn may_start(&mut self, pool: &Shared<K, M>, key: &K, now: Instant, more: usize) -> bool {
-        if self.connecting >= self.ramp.min(pool.background.max_connecting()) || self.stuck >= MOST_STUCK {
+        if self.connecting >= pool.background.max_connecting() || self.stuck >= MOST_STUCK {
             return false;
         }
         let Some(mine) = self.keys.get(key) else { return more > 0 };
+        if mine.connecting >= mine.ramp || mine.stuck >= MOST_STUCK_OF_KEY {
+            return false;
+        }
         let idle = mine.slots.iter().filter_map(|number| pool.slots.get(*number)).filter(|slot| slot.is_idle()).count();
         let wanted = mine.wanting.saturating_sub(idle) + more > mine.connecting;
         let up = mine.down.as_ref().is_none_or(|down| mine.connecting == 0 && down.next <= now);
@@ -261,7 +294,7 @@ impl<K: Key, M: KeyedManager<K>> Desk<K, M> {
 
     /// Whether a round could begin anything for anybody.
     pub(crate) fn could_start(&self, pool: &Shared<K, M>, limit: usize, idle: usize) -> bool {
-        self.connecting < self.ramp.min(pool.background.max_connecting())
+        self.connecting < pool.background.max_connecting()
             && (self.size < limit || (idle > 0 && pool.only_key.is_none()))
     }
 
@@ -297,7 +330,15 @@ impl<K: Key, M: KeyedManager<K>> Desk<K, M> {
         mine.connecting += 1;
         self.connecting += 1;
         self.next_attempt += 1;
-        let attempt = Attempt { key: key.clone(), taken, begun: false, end: None, wished };
+        let attempt = Attempt {
+            key: key.clone(),
+            taken,
+            begun: false,
+            end: None,
+            epoch: self.epoch,
+            trust: pool.trust(),
+            wished,
+        };
         self.attempts.insert(self.next_attempt, attempt);
         Some(self.next_attempt)
     }
@@ -371,3 +412,6 @@ impl<K: Key, M: KeyedManager<K>> Desk<K, M> {
 
 /// So many attempts may have been given up and not have come back before no more are begun.
 pub(crate) const MOST_STUCK: usize = 32;
+
+/// The same for one key: so that one dead tenant does not stop the others.
+const MOST_STUCK_OF_KEY: usize = 4;

@@ -204,7 +204,8 @@ impl<K: Key, M: KeyedManager<K>> KeyedPool<K, M> {
     /// What became of its connections so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.handle.shared.monitor.lock().stats
+        let shared = self.shared();
+        if shared.is_forked() { Stats::default() } else { shared.monitor.lock().stats }
     }
 
     /// The connections that are out, with who took them where, if it keeps book of them
@@ -220,10 +221,11 @@ impl<K: Key, M: KeyedManager<K>> KeyedPool<K, M> {
         Top::told(&self.handle.shared.top)
     }
 
-    /// Whether it is closed.
+    /// Whether it is closed. In a child of the process that built it, it always is.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.handle.shared.monitor.lock().closed
+        let shared = self.shared();
+        shared.is_forked() || shared.monitor.lock().closed
     }
 
     /// Its counts and times: an arrival is a call of `get`, service is the time that a connection is out.

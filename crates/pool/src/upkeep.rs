@@ -7,9 +7,10 @@ use fullbore_core::{Event, contain};
 
 use crate::background::Keep;
 use crate::checkout::{LockedDesk, Shared, nanos};
+use crate::desk::Desk;
 use crate::leak::Checkout;
 use crate::manager::{Key, KeyedManager};
-use crate::slot::Taken;
+use crate::slot::{Slot, Taken};
 use crate::stats::Why;
 
 /// The least time between two rounds (C10).
@@ -23,10 +24,18 @@ const LEAD_PART: u64 = 20;
 const LEAD_MOST: u64 = 30_000_000_000;
 
 /// What is to be done with one, outside the lock.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 enum Care {
     Close(Why),
     Ping,
+}
+
+/// What is there beside the one that is looked at.
+struct Rest {
+    /// Idle ones above `min_idle`.
+    spare: usize,
+    /// Idle ones whose lifetime is not nearly over.
+    staying: usize,
 }
 
 impl<K: Key, M: KeyedManager<K>> Keep for Shared<K, M> {
@@ -46,67 +55,101 @@ impl<K: Key, M: KeyedManager<K>> Keep for Shared<K, M> {
         self.report_leaks(&mut desk);
         let next = self.next_look(&desk, now);
         self.settle(desk);
-        for (taken, care) in work {
-            self.care_for(taken, care);
+        for (slot, care) in work {
+            self.care_for(slot, care);
         }
         next
     }
 }
 
 impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
-    /// Chooses the idle connections that have to go or to be checked.
-    fn look_through(&self, desk: &mut LockedDesk<'_, K, M>, work: &mut Vec<(Taken<K, M>, Care)>) {
+    /// Chooses the idle connections that have to go or to be checked. They stay where they are until somebody has time for them.
+    fn look_through(&self, desk: &mut LockedDesk<'_, K, M>, work: &mut Vec<(u32, Care)>) {
         let now = self.clock.coarse();
-        let lead = self.config.max_lifetime.map_or(0, |lifetime| (nanos(lifetime) / LEAD_PART).min(LEAD_MOST));
-        let mut idle: Vec<_> = self.slots.iter().filter(|slot| slot.is_idle()).collect();
-        idle.sort_by_key(|slot| slot.last_used());
-        let leaving = |retire_at: u64| now >= retire_at.saturating_sub(lead);
-        let staying = idle.iter().filter(|slot| !leaving(slot.retire_at())).count();
-        // Those that leave soon are replaced first, if they are needed.
-        let mut spare = idle.len().saturating_sub(self.config.min_idle);
-        let mut over = desk.size.saturating_sub(desk.max_size);
+        let idle: Vec<_> = self.slots.iter().filter(|slot| slot.is_idle()).collect();
+        let leaving = idle.iter().filter(|slot| self.is_leaving(slot, now)).count();
+        let mut rest = Rest { spare: idle.len().saturating_sub(self.config.min_idle), staying: idle.len() - leaving };
         let mut left = 0;
         for slot in idle {
-            let age = now.saturating_sub(slot.last_used());
-            let care = if now >= slot.retire_at() {
-                Some(Care::Close(Why::Old))
-            } else if over > 0 && self.is_surplus(desk) {
-                over -= 1;
-                Some(Care::Close(Why::Surplus))
-            } else if leaving(slot.retire_at()) && staying >= self.config.min_idle {
-                Some(Care::Close(Why::Old))
-            } else if spare > 0 && self.config.idle_timeout.is_some_and(|limit| age >= nanos(limit)) {
-                Some(Care::Close(Why::Idle))
-            } else if self.config.keepalive.is_some_and(|limit| age >= nanos(limit)) {
-                Some(Care::Ping)
-            } else {
-                None
-            };
-            left += usize::from(care.is_none() && leaving(slot.retire_at()));
-            let Some(care) = care else { continue };
-            if let Some(taken) = slot.reserve() {
-                if matches!(care, Care::Close(_)) {
-                    spare = spare.saturating_sub(1);
-                }
-                work.push((taken, care));
+            let care = self.what_to_do(desk, slot, now, &rest);
+            match care {
+                Some(Care::Close(_)) => rest.spare = rest.spare.saturating_sub(1),
+                None if self.is_leaving(slot, now) => left += 1,
+                _ => {}
             }
+            work.extend(care.map(|care| (slot.number(), care)));
         }
         desk.leaving = left;
     }
 
-    fn care_for(&self, taken: Taken<K, M>, care: Care) {
+    /// Whether its lifetime is nearly over.
+    fn is_leaving(&self, slot: &Slot<K, M>, now: u64) -> bool {
+        now >= slot.retire_at().saturating_sub(self.lead())
+    }
+
+    fn lead(&self) -> u64 {
+        self.config.max_lifetime.map_or(0, |lifetime| (nanos(lifetime) / LEAD_PART).min(LEAD_MOST))
+    }
+
+    fn what_to_do(&self, desk: &Desk<K, M>, slot: &Slot<K, M>, now: u64, rest: &Rest) -> Option<Care> {
+        let age = now.saturating_sub(slot.last_used());
+        let older = |limit: Option<Duration>| limit.is_some_and(|limit| age >= nanos(limit));
+        if now >= slot.retire_at() {
+            Some(Care::Close(Why::Old))
+        } else if desk.size - desk.going > desk.max_size && desk.waiters.is_empty() {
+            Some(Care::Close(Why::Surplus))
+        } else if self.is_leaving(slot, now) && rest.staying >= self.config.min_idle {
+            // Others are there in its stead.
+            Some(Care::Close(Why::Old))
+        } else if rest.spare > 0 && older(self.config.idle_timeout) {
+            Some(Care::Close(Why::Idle))
+        } else {
+            older(self.config.keepalive).then_some(Care::Ping)
+        }
+    }
+
+    fn care_for(&self, slot: u32, care: Care) {
         let Some(pool) = self.me.upgrade() else { return };
+        let limit = match care {
+            Care::Close(_) => self.config.connect_timeout,
+            Care::Ping => self.config.validate_timeout.saturating_mul(2),
+        };
+        self.background.submit(Box::new(move || pool.take_care(slot, care)), Some(limit));
+    }
+
+    /// Does it, if that is still to be done now that there is time for it.
+    fn take_care(&self, number: u32, care: Care) {
+        let mut desk = self.monitor.lock();
+        let Some(slot) = self.slots.get(number).filter(|slot| slot.is_idle() && desk.is_open()) else { return };
+        let now = self.clock.coarse();
+        let idle = self.slots.iter().filter(|slot| slot.is_idle());
+        let (leaving, staying): (Vec<_>, Vec<_>) = idle.partition(|slot| self.is_leaving(slot, now));
+        let spare = (leaving.len() + staying.len()).saturating_sub(self.config.min_idle);
+        let rest = Rest { spare, staying: staying.len() };
+        if self.what_to_do(&desk, slot, now, &rest) != Some(care) {
+            return;
+        }
+        let Some(taken) = slot.reserve() else { return };
         match care {
-            Care::Close(why) => self.background.submit(Box::new(move || pool.retire_taken(taken, why)), None),
+            Care::Close(Why::Surplus) if !self.is_surplus(&mut desk) => {
+                taken.give(self, false);
+                self.settle(desk);
+            }
+            Care::Close(why) => {
+                drop(desk);
+                self.retire_taken(taken, why);
+            }
             Care::Ping => {
-                let limit = self.config.validate_timeout.checked_mul(2);
-                self.background.submit(Box::new(move || pool.ping(taken)), limit);
+                drop(desk);
+                self.ping(taken);
             }
         }
     }
 
     /// Checks an idle one, in the background.
     fn ping(&self, mut taken: Taken<K, M>) {
+        // What others find out meanwhile counts.
+        let trust = self.trust();
         let Some(held) = taken.held_mut(self) else { return };
         let good = contain(|| self.manager.validate(&held.key, &mut held.connection, self.config.validate_timeout));
         match good {
@@ -118,6 +161,7 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
                     drop(desk);
                     return self.retire_taken(taken, why);
                 }
+                (held.trusted, held.suspect) = (trust, false);
                 let open = desk.is_open() && self.is_trusted(held);
                 taken.give_checked(self, now, open);
                 self.settle(desk);
@@ -137,13 +181,15 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
     /// Failures are not remembered for ever: a keyed pool would keep one for each tenant that once was down.
     fn forget_failures(&self, desk: &mut LockedDesk<'_, K, M>, now: Instant) {
         let keep = self.config.backoff_max;
+        let mut over = Vec::new();
         desk.keys.retain(|_, mine| {
             let old = |since: Instant| now.saturating_duration_since(since) >= keep;
             if mine.wanting == 0 && mine.connecting == 0 && mine.down.as_ref().is_some_and(|down| old(down.next)) {
-                mine.down = None;
+                over.extend(mine.down.take());
             }
-            mine.places > 0 || mine.wanting > 0 || mine.down.is_some()
+            !mine.is_forgettable()
         });
+        desk.graves.append(&mut over);
     }
 
     fn report_leaks(&self, desk: &mut LockedDesk<'_, K, M>) {
@@ -190,17 +236,18 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
     /// When to come again.
     pub(crate) fn next_look(&self, desk: &LockedDesk<'_, K, M>, now: Instant) -> Option<Instant> {
         let attempts = desk.attempts.values().filter_map(|attempt| attempt.end);
-        let downs = desk.keys.values().filter_map(|mine| mine.down.as_ref()).map(|down| {
+        let downs = desk.keys.values().filter_map(|mine| mine.down.as_ref()).filter_map(|down| {
             // To try again, or to forget.
-            if down.next > now { down.next } else { down.next + self.config.backoff_max }
+            if down.next > now { Some(down.next) } else { down.next.checked_add(self.config.backoff_max) }
         });
         let reserve = desk.waiters.oldest().filter(|_| self.config.reserve_size > 0);
-        let reserve = reserve.and_then(|since| since.checked_add(self.config.reserve_after));
+        // One who has waited for longer may have found no use for it; who comes after him may.
+        let reserve = reserve.and_then(|since| since.checked_add(self.config.reserve_after).max(now.checked_add(EACH)));
         let exact = attempts.chain(downs).chain(reserve).filter(|at| *at > now).min();
         // What is out now comes back later, and is due later still than what comes back at once.
         let coarse = self.clock.coarse();
         let idle = self.slots.iter().filter(|slot| slot.is_idle()).flat_map(|slot| {
-            let lead = self.config.max_lifetime.map_or(0, |lifetime| (nanos(lifetime) / LEAD_PART).min(LEAD_MOST));
+            let lead = self.lead();
             let quiet = [self.config.idle_timeout, self.config.keepalive].into_iter().flatten();
             let quiet = quiet.map(|limit| slot.last_used().saturating_add(nanos(limit)));
             quiet.chain([slot.retire_at().saturating_sub(lead)]).collect::<Vec<_>>()

@@ -269,8 +269,11 @@ impl<S> Locked<'_, S> {
             let monitor = locked.monitor;
             locked.released(|| {
                 first();
-                let _observed = Observed::begin(wait_for);
-                monitor.clock.park(&parker, deadline, wait_for != WaitFor::Background);
+                // It may have waited for something else, and woken up by what was meant for this wait.
+                if matches!(*waiter.turn.lock(), Turn::Waiting) {
+                    let _observed = Observed::begin(wait_for);
+                    monitor.clock.park(&parker, deadline, wait_for != WaitFor::Background);
+                }
             });
             match std::mem::replace(&mut *waiter.turn.lock(), Turn::Waiting) {
                 // Who granted it took the waiter out of the line.
