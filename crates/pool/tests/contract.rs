@@ -5,14 +5,13 @@ mod support;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use fullbore_core::{BuildError, EnvReader, FAIR_AFTER, PausedClock, Shutdown};
-use fullbore_pool::{Config, KeyedPool, Pool};
-use support::{Db, Down, Fake, FakeKeyed, panic_on_purpose, pool};
+use fullbore_pool::{Config, ConnectError, KeyedPool, Pool};
+use support::{Db, Down, Fake, FakeKeyed, LONG, advance, panic_on_purpose, pool, until};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -24,7 +23,12 @@ fn c1_connections_are_conserved_under_panics_errors_timeouts_and_close() {
         1 => Err(Down),
         _ => Ok(()),
     });
-    let pool = Pool::builder(Fake(Arc::clone(&db))).max_size(3).get_timeout(Duration::from_millis(1)).build().unwrap();
+    let pool = Pool::builder(Fake(Arc::clone(&db)))
+        .max_size(3)
+        .get_timeout(Duration::from_millis(1))
+        .backoff(Duration::from_nanos(1), Duration::from_micros(50))
+        .build()
+        .unwrap();
     thread::scope(|scope| {
         for n in 0..64_usize {
             let pool = &pool;
@@ -49,9 +53,11 @@ fn c1_connections_are_conserved_under_panics_errors_timeouts_and_close() {
     assert!(seen.balanced(), "{seen:?}");
     assert_eq!((seen.waiting(), seen.in_service()), (0, 0), "{seen:?}");
     assert_eq!(seen.offered(), 64 * 50);
+    // What was being made when it was closed.
+    pool.close_within(LONG).unwrap();
     let state = pool.status();
     assert_eq!((state.size, state.available, state.waiting, db.live()), (0, 0, 0, 0));
-    assert!(db.most.load(Ordering::SeqCst) <= 3);
+    assert!(db.most() <= 3 && seen.served > 0, "{seen:?}");
 }
 
 #[test]
@@ -77,14 +83,29 @@ fn c1_every_way_out_is_counted() {
     drop(pool.get().unwrap().detach());
     assert_eq!(counts(), (3, 0, 1, 1, 0));
     db.on_connect(|_, _| Err(Down));
-    assert!(pool.get().is_err());
-    assert_eq!(counts(), (3, 1, 1, 1, 0));
+    assert!(pool.get().unwrap_err().is_connect());
+    assert_eq!(counts(), (3, 0, 2, 1, 0), "waited for a connection that could not be made");
+    assert!(pool.get().unwrap_err().is_connect());
+    assert_eq!(counts(), (3, 0, 2, 2, 0), "told at the door that none can be made");
+    clock.advance(SECOND);
     db.on_connect(|_, _| panic_on_purpose());
+    assert!(pool.get().unwrap_err().is_connect());
+    assert_eq!(counts(), (3, 0, 3, 2, 0));
+    clock.advance(SECOND);
+    db.on_connect(|_, _| Ok(()));
+    drop(pool.get().unwrap());
+    clock.advance(SECOND);
+    db.on_validate(|_, _| panic_on_purpose());
     assert!(catch_unwind(AssertUnwindSafe(|| pool.get())).is_err());
-    assert_eq!(counts(), (3, 2, 1, 1, 0));
+    assert_eq!(counts(), (4, 1, 3, 2, 0));
+    drop(pool.get().unwrap());
+    clock.advance(SECOND);
+    db.on_validate(|_, _| Err(Down));
+    drop(pool.get().unwrap());
+    assert_eq!(counts(), (6, 1, 3, 2, 0), "one call, although the first connection was not good");
     pool.close();
     assert!(pool.get().is_err());
-    assert_eq!(counts(), (3, 2, 1, 2, 0));
+    assert_eq!(counts(), (6, 1, 3, 3, 0));
 }
 
 #[test]
@@ -92,18 +113,21 @@ fn c2_never_more_connections_than_max_size() {
     let clock = PausedClock::new();
     let db = Db::new();
     let pool = pool(&db, &clock, 2).build().unwrap();
-    let held = [pool.try_get().unwrap(), pool.try_get().unwrap()];
+    let held = [pool.get().unwrap(), pool.get().unwrap()];
     assert!(pool.try_get().unwrap_err().is_full());
+    assert!(pool.get_deadline(clock.now()).unwrap_err().is_timeout());
     assert_eq!((pool.status().size, db.live()), (2, 2));
     drop(held);
     assert_eq!((pool.status().size, pool.status().available, db.live()), (2, 2, 2));
+    assert_eq!((db.most(), db.connects()), (2, 2));
 }
 
 #[test]
 fn c2_a_place_is_taken_until_its_connection_is_closed() {
     let clock = PausedClock::new();
     let db = Db::new();
-    let pool = pool(&db, &clock, 1).max_lifetime(SECOND).idle_timeout(SECOND * 5).build().unwrap();
+    let pool =
+        pool(&db, &clock, 1).max_lifetime(SECOND * 10).lifetime_jitter(0.0).idle_timeout(SECOND).build().unwrap();
     let pool = Arc::new(pool);
     let seen = Arc::new(Mutex::new(Vec::new()));
     let (inside, log) = (Arc::downgrade(&pool), Arc::clone(&seen));
@@ -113,18 +137,19 @@ fn c2_a_place_is_taken_until_its_connection_is_closed() {
     });
     // Too old when it comes back.
     let held = pool.get().unwrap();
-    clock.advance(SECOND);
+    clock.advance(SECOND * 10);
     drop(held);
+    assert_eq!((db.closes(), pool.status().size), (1, 0));
     // Idle for too long.
     drop(pool.get().unwrap());
-    clock.advance(SECOND * 5);
-    drop(pool.get().unwrap());
+    advance(&clock, SECOND);
+    until(|| pool.status().size == 0);
     // Given up by its holder, and at the close.
     pool.get().unwrap().discard();
     drop(pool.get().unwrap());
     pool.close();
     assert_eq!(*seen.lock().unwrap(), [(1, true); 4], "closed in its place, which nobody else has meanwhile");
-    assert_eq!(pool.status().size, 0);
+    assert_eq!((pool.status().size, db.connects()), (0, 4));
 }
 
 #[test]
@@ -161,9 +186,16 @@ fn c3_too_far_to_represent_means_never() {
     let pool = Pool::builder(Fake(Arc::clone(&db)))
         .max_size(usize::MAX)
         .get_timeout(Duration::MAX)
+        .connect_timeout(Duration::MAX)
+        .backoff(Duration::MAX, Duration::MAX)
         .validate_after(Duration::MAX)
+        .validate_timeout(Duration::MAX)
+        .keepalive(Duration::MAX)
         .idle_timeout(Duration::MAX)
         .max_lifetime(Duration::MAX)
+        .reserve_size(usize::MAX)
+        .reserve_after(Duration::MAX)
+        .leak_after(Duration::MAX)
         .build()
         .unwrap();
     drop([pool.get().unwrap(), pool.get().unwrap()]);
@@ -185,46 +217,53 @@ fn c3_the_manager_is_told_what_is_left() {
             Err(Down)
         });
     }
-    let pool = pool(&db, &clock, 1).get_timeout(SECOND * 30).validate_after(Duration::ZERO).build().unwrap();
-    assert!(pool.get().is_err());
+    let pool = pool(&db, &clock, 1)
+        .get_timeout(SECOND * 30)
+        .connect_timeout(SECOND * 7)
+        .validate_after(Duration::ZERO)
+        .validate_timeout(SECOND * 25)
+        .build()
+        .unwrap();
+    // Whoever waits, the connection is everybody's.
+    assert!(pool.get_deadline(clock.now() + SECOND).unwrap_err().is_connect());
+    clock.advance(SECOND);
     db.on_connect(|_, _| Ok(()));
     let held = pool.get().unwrap();
     thread::scope(|scope| {
         let waiter = scope.spawn(|| pool.get().map(drop));
         clock.wait_for_waiters(1);
         clock.advance(SECOND * 10);
-        // It validates what it gets, in vain, and makes a new one.
+        // It validates what it gets, in vain, and waits for a new one.
         drop(held);
         waiter.join().unwrap().unwrap();
     });
-    assert_eq!(*budgets.lock().unwrap(), [("connect", SECOND * 30), ("validate", SECOND * 20)]);
+    // Who has plenty of time does not wait for one check all of it.
+    drop(pool.get().unwrap());
+    let expected = [("connect", SECOND * 7), ("validate", SECOND * 20), ("validate", SECOND * 25)];
+    assert_eq!(*budgets.lock().unwrap(), expected);
 }
 
 #[test]
-fn c3_waiters_are_released_while_somebody_else_is_stuck_in_connect() {
+fn c3_waiters_are_released_while_a_connect_is_stuck() {
     let clock = PausedClock::new();
     let db = Db::new();
-    let (entered, is_stuck) = mpsc::channel();
-    let (release, released) = mpsc::channel::<()>();
-    let released = Mutex::new(released);
-    db.on_connect(move |_, _| {
-        entered.send(()).unwrap();
-        released.lock().unwrap().recv().unwrap();
-        Ok(())
-    });
-    let pool = pool(&db, &clock, 1).build().unwrap();
+    let gate = db.stop_in_connect();
+    let pool = pool(&db, &clock, 1).connect_timeout(SECOND * 60).build().unwrap();
     thread::scope(|scope| {
-        let stuck = scope.spawn(|| pool.get().map(drop));
-        is_stuck.recv().unwrap();
+        let first = scope.spawn(|| pool.get().map(drop));
+        gate.wait();
         assert!(pool.try_get().unwrap_err().is_full());
-        let waiter = scope.spawn(|| pool.get().map(drop));
-        clock.wait_for_waiters(1);
-        clock.advance(SECOND * 30);
-        assert!(waiter.join().unwrap().unwrap_err().is_timeout());
-        release.send(()).unwrap();
-        stuck.join().unwrap().unwrap();
+        let second = scope.spawn(|| pool.get_deadline(clock.now() + SECOND).map(drop));
+        clock.wait_for_waiters(2);
+        clock.advance(SECOND);
+        assert!(second.join().unwrap().unwrap_err().is_timeout());
+        clock.advance(SECOND * 29);
+        assert!(first.join().unwrap().unwrap_err().is_timeout());
     });
-    assert_eq!((pool.status().size, pool.status().available), (1, 1));
+    assert_eq!((pool.status().size, pool.status().connecting), (1, 1));
+    gate.release();
+    until(|| pool.status().available == 1);
+    assert_eq!(pool.get().unwrap().serial, 1, "what came too late is not lost");
 }
 
 #[test]
@@ -247,19 +286,11 @@ fn c3_who_is_out_of_time_costs_nobody_a_connection() {
 }
 
 #[test]
-fn c3_a_deadline_covers_connecting_and_what_came_too_late_is_not_lost() {
+fn c3_a_check_that_took_all_the_time_leaves_none_to_connect() {
     let clock = PausedClock::new();
     let db = Db::new();
-    let slow = clock.clone();
-    // Nobody can interrupt it; the connection it makes is good, so it is given.
-    db.on_connect(move |_, budget| {
-        slow.advance(budget + SECOND);
-        Ok(())
-    });
-    let pool = pool(&db, &clock, 1).build().unwrap();
+    let pool = pool(&db, &clock, 1).get_timeout(SECOND * 4).build().unwrap();
     drop(pool.get().unwrap());
-    assert_eq!(pool.status().available, 1);
-    // A check that took all the time leaves none to connect.
     let slow = clock.clone();
     db.on_validate(move |_, budget| {
         slow.advance(budget);
@@ -275,11 +306,14 @@ fn c4_panics_of_the_manager_lose_nothing() {
     let clock = PausedClock::new();
     let db = Db::new();
     let pool = pool(&db, &clock, 1).build().unwrap();
-    // connect: on the caller's thread, so it goes on.
+    // connect: on a thread of ours, so those who wait are told, and the thread lives on.
     db.on_connect(|_, _| panic_on_purpose());
-    assert!(catch_unwind(AssertUnwindSafe(|| pool.get())).is_err());
+    let told = pool.get().unwrap_err();
+    assert!(told.is_connect() && told.connect_error().is_none(), "{told}");
+    assert!(matches!(told.into_connect_error(), Ok(ConnectError::Panicked(_))));
     db.on_connect(|_, _| Ok(()));
     assert_eq!((pool.status().size, db.live()), (0, 0));
+    clock.advance(SECOND);
     // is_broken: the connection is not trusted any more; whoever drops a guard does not see it.
     db.on_is_broken(|_, _| panic_on_purpose());
     drop(pool.get().unwrap());
@@ -486,9 +520,9 @@ fn c6_there_is_always_a_station() {
     assert_eq!((seen.wait().count(), seen.service().count()), (1, 1), "a checkout that connects is timed each time");
     db.on_connect(|_, _| Err(Down));
     pool.get().unwrap().discard();
-    let timed = pool.station().snapshot().service().count();
+    let timed = pool.station().snapshot().wait().count();
     assert!(pool.get().is_err());
-    assert_eq!(pool.station().snapshot().service().count(), timed + 1, "and so is one that fails");
+    assert_eq!(pool.station().snapshot().wait().count(), timed + 1, "and so is one that waited in vain");
 }
 
 #[test]
@@ -600,19 +634,45 @@ fn c9_expired_waiters_are_skipped() {
 }
 
 #[test]
-fn c10_a_waiter_arms_one_timer_and_an_idle_pool_none() {
+fn c10_an_idle_pool_wakes_at_most_once_a_second_and_an_empty_one_never() {
     let clock = PausedClock::new();
-    let pool = pool(&Db::new(), &clock, 1).build().unwrap();
+    let db = Db::new();
+    let pool = pool(&db, &clock, 1).idle_timeout(SECOND * 60).max_lifetime(None).build().unwrap();
+    assert_eq!((clock.timers(), clock.parks()), (0, 0), "no thread, no timer");
     let held = pool.get().unwrap();
-    assert_eq!(clock.timers(), 0);
+    // The keeper of time.
+    until(|| clock.timers() == 1);
     thread::scope(|scope| {
         let waiter = scope.spawn(|| pool.get().map(drop));
         clock.wait_for_waiters(1);
-        assert_eq!(clock.timers(), 1);
+        assert_eq!(clock.timers(), 2, "one for the waiter");
         drop(held);
         waiter.join().unwrap().unwrap();
     });
-    assert_eq!((clock.timers(), pool.status().available), (0, 1));
+    until(|| clock.timers() == 1);
+    let parks = clock.parks();
+    for _ in 0..59 {
+        advance(&clock, SECOND);
+    }
+    // Only the thread that connected may have come to rest meanwhile.
+    assert!(clock.parks() - parks <= 1, "nothing to do, so nobody was woken");
+    assert_eq!(db.live(), 1);
+    // Checked every time it comes back, as far as the clock of one second allows.
+    drop(pool.get().unwrap());
+    let parks = clock.parks();
+    for _ in 0..600 {
+        advance(&clock, SECOND / 10);
+    }
+    assert!(clock.parks() - parks <= 60, "{} wake-ups in a minute", clock.parks() - parks);
+    until(|| pool.status().size == 0);
+    // The last look of the keeper may be to come, and the threads that closed it rest.
+    clock.advance(SECOND * 60);
+    until(|| clock.timers() == 0);
+    let parks = clock.parks();
+    for _ in 0..100 {
+        clock.advance(SECOND * 60);
+    }
+    assert_eq!((clock.parks() - parks, clock.timers()), (0, 0), "an empty pool needs nothing");
 }
 
 #[cfg(feature = "tracing")]

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use ::postgres::error::SqlState;
 use fullbore_core::PausedClock;
-use fullbore_pool::{Pool, Postgres, TransactionError};
+use fullbore_pool::{Pool, Postgres, TransactionError, WhileDown};
 use fullbore_testkit::{Postgres as Server, TcpProxy, eventually};
 
 use ledger::Ledger;
@@ -131,6 +131,8 @@ fn survives_the_death_of_the_server_in_mid_load() {
     assert!(error.connect_error().is_some(), "{error}");
     assert_eq!(pool.status().size, 0, "no dead connection is left");
     server.restart();
+    // After the pause between two attempts.
+    assert!(eventually(LONG, || pool.get().is_ok()));
     let mut three = [0; 3].map(|_| pool.get().unwrap());
     assert!(three.iter_mut().all(|client| client.batch_execute("SELECT 1").is_ok()));
     drop(three);
@@ -566,7 +568,8 @@ fn a_silent_server_holds_nobody_beyond_the_deadline() {
     let proxy = TcpProxy::start(server.addr()).unwrap();
     let soon = Duration::from_millis(200);
     let manager = Postgres::new(&server.url_at(proxy.addr())).unwrap();
-    let pool = Pool::builder(manager).max_size(1).get_timeout(soon).validate_after(Duration::ZERO).build().unwrap();
+    let pool = Pool::builder(manager).max_size(1).get_timeout(soon).validate_after(Duration::ZERO);
+    let pool = pool.connect_timeout(soon).while_down(WhileDown::Wait).build().unwrap();
     // Connecting: the socket opens and then nothing comes. Those in line behind it are released as well.
     proxy.black_hole(true);
     thread::scope(|scope| {
@@ -576,7 +579,7 @@ fn a_silent_server_holds_nobody_beyond_the_deadline() {
             assert!(error.is_timeout() || error.connect_error().is_some(), "{error}");
         }
     });
-    assert_eq!(pool.status().size, 0);
+    assert!(eventually(LONG, || pool.status().size == 0));
     proxy.black_hole(false);
     // Enough time, so that a slow machine does not matter: what is tested is that it works again.
     let patient = || pool.get_deadline(Instant::now() + LONG);

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use ::redis::{Commands as _, ConnectionLike as _, ErrorKind, RedisResult, ServerErrorKind, cmd};
 use fullbore_core::PausedClock;
-use fullbore_pool::{Manager as _, Pool, Redis, RedisConnection};
-use fullbore_testkit::{Redis as Server, TcpProxy};
+use fullbore_pool::{Manager as _, Pool, Redis, RedisConnection, WhileDown};
+use fullbore_testkit::{Redis as Server, TcpProxy, eventually};
 
 /// For waits that end by an event; only a defect lets them run out.
 const LONG: Duration = Duration::from_secs(60);
@@ -176,7 +176,8 @@ fn a_silent_server_holds_nobody_beyond_the_deadline() {
     let soon = Duration::from_millis(200);
     // A database, so that connecting asks for more than one answer.
     let manager = Redis::new(format!("{}1", server.url_at(proxy.addr()))).unwrap();
-    let pool = Pool::builder(manager).max_size(1).get_timeout(soon).validate_after(Duration::ZERO).build().unwrap();
+    let pool = Pool::builder(manager).max_size(1).get_timeout(soon).validate_after(Duration::ZERO);
+    let pool = pool.connect_timeout(soon).while_down(WhileDown::Wait).build().unwrap();
     // Connecting: the socket opens and then nothing comes. Those in line behind it are released as well.
     proxy.black_hole(true);
     thread::scope(|scope| {
@@ -186,7 +187,7 @@ fn a_silent_server_holds_nobody_beyond_the_deadline() {
             assert!(error.is_timeout() || error.connect_error().unwrap().is_timeout(), "{error}");
         }
     });
-    assert_eq!(pool.status().size, 0);
+    assert!(eventually(LONG, || pool.status().size == 0));
     proxy.black_hole(false);
     // Enough time, so that a slow machine does not matter: what is tested is that it works again.
     let patient = || pool.get_deadline(Instant::now() + LONG);
@@ -196,7 +197,7 @@ fn a_silent_server_holds_nobody_beyond_the_deadline() {
     proxy.black_hole(true);
     let error = pool.get().unwrap_err();
     assert!(error.is_timeout() || error.connect_error().unwrap().is_timeout(), "{error}");
-    assert_eq!(pool.status().size, 0);
+    assert!(eventually(LONG, || pool.status().size == 0));
     proxy.black_hole(false);
     ping(&mut patient().unwrap()).unwrap();
 }
@@ -243,6 +244,8 @@ fn survives_the_death_of_the_server_in_mid_load() {
     assert!(pool.get().unwrap_err().connect_error().is_some(), "later callers too");
     assert_eq!(pool.status().size, 0, "no dead connection is left");
     server.restart();
+    // After the pause between two attempts.
+    assert!(eventually(LONG, || pool.get().is_ok()));
     let mut three = [0; 3].map(|_| pool.get().unwrap());
     assert!(three.iter_mut().all(|connection| ping(connection).is_ok()));
     drop(three);

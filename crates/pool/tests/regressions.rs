@@ -4,29 +4,15 @@
 mod support;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use fullbore_core::{FAIR_AFTER, PausedClock};
-use fullbore_pool::{Key, KeyedPool, Manager, Pool};
-use support::{Chance, Counted, Db, Down, LONG, keyed, panic_on_purpose, pool, seed};
+use fullbore_pool::{Key, KeyedPool, Manager, Pool, WhileDown};
+use support::{Chance, Counted, Db, Down, LONG, advance, keyed, panic_on_purpose, pool, seed, until};
 
 const SECOND: Duration = Duration::from_secs(1);
-
-/// Lets a connection attempt stop in the middle: says that it is there, and goes on when it is told to.
-fn stop_in_connect(db: &Db) -> (mpsc::Receiver<()>, mpsc::Sender<()>) {
-    let (entered, is_inside) = mpsc::channel();
-    let (release, released) = mpsc::channel::<()>();
-    let released = Mutex::new(released);
-    db.on_connect(move |_, _| {
-        entered.send(()).unwrap();
-        released.lock().unwrap().recv().unwrap();
-        Ok(())
-    });
-    (is_inside, release)
-}
 
 /// r2d2 0.8.10 with `min_idle = 0`: `drop_conns` notifies nobody, so a waiter times out although there is room (observed).
 #[test]
@@ -84,11 +70,11 @@ fn no_way_to_lose_a_connection_loses_the_waiter() {
 /// r2d2 0.8.10 again, and Go's database/sql (`maybeOpenNewConnections` had to be called on every loss): the waiter behind one
 /// whose connect fails or panics is not forgotten.
 #[test]
-fn a_failed_connect_lets_the_next_waiter_try() {
+fn a_failed_connect_lets_the_waiters_have_the_next_one() {
     for panics in [false, true] {
         let clock = PausedClock::new();
         let db = Db::new();
-        let pool = pool(&db, &clock, 1).build().unwrap();
+        let pool = pool(&db, &clock, 1).while_down(WhileDown::Wait).build().unwrap();
         let held = pool.get().unwrap();
         db.on_connect(move |counted, _| match counted.serial {
             2 if panics => panic_on_purpose(),
@@ -96,14 +82,42 @@ fn a_failed_connect_lets_the_next_waiter_try() {
             _ => Ok(()),
         });
         thread::scope(|scope| {
-            let waiters = [0; 2].map(|_| scope.spawn(|| catch_unwind(AssertUnwindSafe(|| pool.get().map(drop)))));
+            let waiters = [0; 2].map(|_| scope.spawn(|| pool.get().map(drop)));
             clock.wait_for_waiters(2);
             held.discard();
-            let ended = waiters.map(|waiter| waiter.join().unwrap());
-            let good = ended.iter().filter(|end| matches!(end, Ok(Ok(())))).count();
-            assert_eq!(good, 1, "one had bad luck, the other one is served");
-            assert_eq!(ended.iter().any(|end| end.is_err()), panics);
+            until(|| pool.stats().connect_failures == 1);
+            assert_eq!((pool.status().size, pool.status().waiting), (0, 2));
+            // The pause before the next attempt is at most 200 ms.
+            clock.advance(SECOND);
+            for waiter in waiters {
+                waiter.join().unwrap().unwrap();
+            }
         });
+        assert_eq!((db.connects(), pool.status().available), (3, 1));
+    }
+}
+
+/// The same where nobody waits for what cannot be had: all are told at once, and the place is free for those who come later.
+#[test]
+fn a_failed_connect_is_told_to_everybody_in_line() {
+    for panics in [false, true] {
+        let clock = PausedClock::new();
+        let db = Db::new();
+        let pool = pool(&db, &clock, 1).build().unwrap();
+        let held = pool.get().unwrap();
+        db.on_connect(move |_, _| if panics { panic_on_purpose() } else { Err(Down) });
+        thread::scope(|scope| {
+            let waiters = [0; 2].map(|_| scope.spawn(|| pool.get().map(drop)));
+            clock.wait_for_waiters(2);
+            held.discard();
+            for waiter in waiters {
+                assert!(waiter.join().unwrap().unwrap_err().is_connect());
+            }
+        });
+        assert_eq!((pool.status().size, db.live(), db.connects()), (0, 0, 2));
+        db.on_connect(|_, _| Ok(()));
+        clock.advance(SECOND);
+        pool.get().unwrap();
     }
 }
 
@@ -116,9 +130,10 @@ fn a_panicking_connect_leaks_no_place() {
     db.on_connect(|_, _| panic_on_purpose());
     let pool = pool(&db, &clock, 1).build().unwrap();
     for _ in 0..3 {
-        assert!(catch_unwind(AssertUnwindSafe(|| pool.get())).is_err());
+        assert!(pool.get().unwrap_err().is_connect());
+        clock.advance(SECOND);
     }
-    assert_eq!((pool.status().size, db.live()), (0, 0));
+    assert_eq!((pool.status().size, db.live(), db.connects()), (0, 0, 3));
     db.on_connect(|_, _| Ok(()));
     pool.get().unwrap();
 }
@@ -143,7 +158,7 @@ fn a_panicking_validate_leaks_no_place() {
 fn max_lifetime_is_enforced_at_check_in() {
     let clock = PausedClock::new();
     let db = Db::new();
-    let pool = pool(&db, &clock, 1).max_lifetime(SECOND * 10).build().unwrap();
+    let pool = pool(&db, &clock, 1).max_lifetime(SECOND * 10).lifetime_jitter(0.0).build().unwrap();
     for _ in 0..9 {
         assert_eq!(pool.get().unwrap().serial, 1);
         clock.advance(SECOND);
@@ -160,11 +175,18 @@ fn max_lifetime_is_enforced_at_check_in() {
 fn max_lifetime_is_enforced_at_check_out() {
     let clock = PausedClock::new();
     let db = Db::new();
-    let pool = pool(&db, &clock, 1).max_lifetime(SECOND * 10).validate_after(Duration::MAX).build().unwrap();
-    drop(pool.get().unwrap());
-    clock.advance(SECOND * 10);
+    let builder = pool(&db, &clock, 1).max_lifetime(SECOND * 10).lifetime_jitter(0.0);
+    let pool = builder.validate_after(Duration::MAX).build().unwrap();
+    let held = pool.get().unwrap();
+    // The keeper of time looks shortly before the end, finds it out, and comes again much later.
+    advance(&clock, SECOND * 19 / 2);
+    clock.advance(SECOND / 4);
+    drop(held);
+    assert_eq!(pool.status().available, 1);
+    clock.advance(SECOND / 4);
+    assert_eq!(pool.status().available, 1, "nobody else has noticed");
     assert_eq!(pool.get().unwrap().serial, 2);
-    assert_eq!((db.live(), db.validates.load(Ordering::SeqCst)), (1, 0));
+    assert_eq!((db.live(), db.validates(), pool.stats().closed_old), (1, 0, 1));
 }
 
 /// r2d2#62: `idle_timeout` did not shrink the pool.
@@ -176,12 +198,15 @@ fn idle_timeout_shrinks_the_pool() {
     let peak = [0; 8].map(|_| pool.get().unwrap());
     drop(peak);
     assert_eq!(db.live(), 8);
-    // One is in use all the time; the others go as soon as anybody uses the pool after their time.
-    for _ in 0..6 {
-        clock.advance(SECOND * 10);
+    // One is in use all the time; the others go by themselves.
+    for _ in 0..5 {
+        advance(&clock, SECOND * 10);
         drop(pool.get().unwrap());
     }
-    assert_eq!((db.live(), pool.status().size), (1, 1));
+    assert_eq!((db.live(), db.connects()), (8, 8));
+    advance(&clock, SECOND * 10);
+    until(|| pool.status().size == 1);
+    assert_eq!((db.live(), pool.status().available, pool.stats().closed_idle), (1, 1, 7));
 }
 
 /// deadpool 0.13.1 (observed): a panic in the predicate of `retain` poisons the pool, after which `get` panics and `drop` aborts.
@@ -193,8 +218,9 @@ fn no_panic_of_user_code_makes_the_pool_unusable() {
     let pool = pool(&db, &clock, 2).idle_timeout(SECOND * 60).max_lifetime(SECOND * 90).build().unwrap();
     db.on_close(|_, _| panic_on_purpose());
     drop([pool.get().unwrap(), pool.get().unwrap()]);
-    clock.advance(SECOND * 60);
     // Sweeps two idle ones, both closes panic.
+    advance(&clock, SECOND * 60);
+    until(|| pool.status().size == 0);
     drop(pool.get().unwrap());
     assert_eq!((db.closes(), db.live()), (2, 1));
     db.on_is_broken(|_, _| panic_on_purpose());
@@ -211,17 +237,17 @@ fn no_panic_of_user_code_makes_the_pool_unusable() {
 fn no_get_succeeds_after_a_close_while_it_was_connecting() {
     let clock = PausedClock::new();
     let db = Db::new();
-    let (is_inside, release) = stop_in_connect(&db);
+    let gate = db.stop_in_connect();
     let pool = pool(&db, &clock, 1).build().unwrap();
     thread::scope(|scope| {
         let connecting = scope.spawn(|| pool.get().map(drop));
-        is_inside.recv().unwrap();
+        gate.wait();
         assert_eq!(pool.close_within(Duration::ZERO).unwrap_err().in_flight, 1);
-        release.send(()).unwrap();
         assert!(connecting.join().unwrap().unwrap_err().is_closed());
+        gate.release();
     });
+    pool.close_within(LONG).unwrap();
     assert_eq!((db.live(), db.closes(), pool.status().size), (0, 1, 0));
-    pool.close_within(Duration::ZERO).unwrap();
 }
 
 /// As above, while the connection was being validated.
@@ -366,15 +392,17 @@ fn guards_outlive_the_pool_and_keep_only_themselves() {
     let connection: Counted = second.detach();
     assert_eq!((db.live(), db.closes()), (1, 2), "the detached one is the caller's");
     drop((connection, db));
-    assert!(weak.upgrade().is_none(), "the manager is gone");
+    // With the last thread that made one of its connections.
+    until(|| weak.upgrade().is_none());
 }
 
 /// deadpool#205 (33 connections with a maximum of 24), #18, #92; CHANGELOG of 0.9.5: counts that drift.
 #[test]
 fn failures_of_checks_do_not_make_counts_drift() {
-    let clock = PausedClock::new();
     let db = Db::new();
-    let pool = pool(&db, &clock, 4).validate_after(Duration::ZERO).build().unwrap();
+    let nano = Duration::from_nanos(1);
+    let builder = Pool::builder(support::Fake(Arc::clone(&db))).max_size(4).validate_after(Duration::ZERO);
+    let pool = builder.backoff(nano, nano).build().unwrap();
     let mut chance = Chance::new(seed());
     let serials = Arc::new(Mutex::new(0_u64));
     let flip = Arc::clone(&serials);
@@ -387,7 +415,8 @@ fn failures_of_checks_do_not_make_counts_drift() {
     let mut held = Vec::new();
     for _ in 0..2000 {
         match chance.below(4) {
-            0 | 1 => held.extend(pool.try_get().ok()),
+            0 | 1 if held.len() == 4 => assert!(pool.try_get().unwrap_err().is_full()),
+            0 | 1 => held.extend(pool.get().ok()),
             2 if !held.is_empty() => drop(held.swap_remove(0)),
             3 if !held.is_empty() => {
                 held[0].broken = true;
@@ -399,7 +428,10 @@ fn failures_of_checks_do_not_make_counts_drift() {
         assert_eq!((state.size, state.in_use()), (db.live(), held.len()));
         assert!(state.size <= 4);
     }
-    assert!(db.connects() > 100);
+    let stats = pool.stats();
+    assert_eq!(stats.connected + stats.connect_failures, db.connects());
+    assert_eq!(stats.connected, db.closes() as u64 + db.live() as u64);
+    assert!(stats.connect_failures > 50 && stats.closed_invalid > 50 && stats.closed_broken > 50, "{stats:?}");
 }
 
 /// deadpool 0.13.1 and bb8#154, #164: connections dropped under the pool's lock; a re-entrant call deadlocks.
@@ -408,14 +440,14 @@ fn an_evicted_connection_may_use_the_pool_while_it_is_closed() {
     let clock = PausedClock::new();
     let db = Db::new();
     let pool = Arc::new(keyed::<u8>(&db, &clock, 1).build().unwrap());
-    let inside = Arc::downgrade(&pool);
+    let (inside, (seen, sees)) = (Arc::downgrade(&pool), mpsc::channel());
     db.on_close(move |_, _| {
         let pool = inside.upgrade().unwrap();
-        assert_eq!(pool.status().size, 1);
-        assert!(pool.try_get(&3).unwrap_err().is_full());
+        seen.send((pool.status().size, pool.try_get(&3).unwrap_err().is_full())).unwrap();
     });
     drop(pool.get(&1).unwrap());
     drop(pool.get(&2).unwrap());
+    assert_eq!(sees.recv_timeout(LONG).unwrap(), (1, true));
     assert_eq!((db.closes(), db.live()), (1, 1));
 }
 
@@ -443,8 +475,10 @@ fn failed_connects_leave_nothing_behind() {
     let pool = pool(&db, &clock, 2).build().unwrap();
     for _ in 0..100 {
         assert!(pool.get().is_err());
+        // The longest pause.
+        clock.advance(SECOND * 10);
     }
-    assert_eq!((db.live(), pool.status().size), (0, 0));
+    assert_eq!((db.live(), pool.status().size, db.connects()), (0, 0, 100));
     db.on_connect(|_, _| Ok(()));
     drop([pool.get().unwrap(), pool.get().unwrap()]);
 }
@@ -458,28 +492,34 @@ fn building_does_not_connect() {
     assert_eq!((db.connects(), pool.status().size), (0, 0));
 }
 
-/// HikariCP#867: validation and connecting each had a timeout of their own, so a call took twice its limit.
+/// HikariCP#867: validation and connecting each had a timeout of their own, so a call took twice its limit. Here they have, too,
+/// and the call ends at its own.
 #[test]
 fn validation_and_connecting_share_one_deadline() {
     let clock = PausedClock::new();
     let db = Db::new();
-    let pool = pool(&db, &clock, 1).build().unwrap();
+    let minute = SECOND * 60;
+    let pool = pool(&db, &clock, 1).validate_timeout(minute).connect_timeout(minute).build().unwrap();
     drop(pool.get().unwrap());
     clock.advance(SECOND);
-    let (slow, budgets) = (clock.clone(), Arc::new(Mutex::new(Vec::new())));
-    let log = Arc::clone(&budgets);
-    db.on_validate(move |_, budget| {
-        log.lock().unwrap().push(budget);
+    let (slow, (budget, is_budget)) = (clock.clone(), mpsc::channel());
+    db.on_validate(move |_, left| {
+        budget.send(left).unwrap();
         slow.advance(SECOND * 20);
         Err(Down)
     });
-    let log = Arc::clone(&budgets);
-    db.on_connect(move |_, budget| {
-        log.lock().unwrap().push(budget);
-        Ok(())
+    let gate = db.stop_in_connect();
+    thread::scope(|scope| {
+        let caller = scope.spawn(|| pool.get().map(drop));
+        gate.wait();
+        assert_eq!(is_budget.recv().unwrap(), SECOND * 30);
+        clock.wait_for_waiters(1);
+        clock.advance(SECOND * 9);
+        clock.wait_for_waiters(1);
+        assert_eq!(pool.status().waiting, 1, "there is a second left");
+        clock.advance(SECOND);
+        assert!(caller.join().unwrap().unwrap_err().is_timeout());
     });
-    drop(pool.get().unwrap());
-    assert_eq!(*budgets.lock().unwrap(), [SECOND * 30, SECOND * 10]);
 }
 
 /// HikariCP#1909 (open), bb8#243, Go#31708: others overtake a waiter again and again.
@@ -500,7 +540,11 @@ fn nobody_is_starved_by_those_who_come_later() {
             clock.advance(FAIR_AFTER / 4);
             drop(held);
             match pool.try_get() {
-                Ok(again) => held = again,
+                Ok(again) => {
+                    held = again;
+                    // It was told, and came too late.
+                    clock.wait_for_waiters(1);
+                }
                 Err(error) => {
                     assert!(error.is_full());
                     break;
@@ -530,7 +574,7 @@ fn a_saturated_pool_climbs_out() {
     });
     let (state, seen) = (pool.status(), pool.station().snapshot());
     assert_eq!((seen.served, seen.returned, state.waiting, state.in_use()), (32 * 50, 0, 0, 0));
-    assert!(db.most.load(Ordering::SeqCst) <= 2);
+    assert!(db.most() <= 2);
 }
 
 /// HikariCP's ConnectionPoolSizeVsThreadsTest: no overshoot, and no connection made after the work has stopped.
@@ -544,7 +588,7 @@ fn no_more_connections_than_are_used_at_once() {
         }
     });
     let connects = db.connects();
-    assert!(db.most.load(Ordering::SeqCst) <= 4, "more connections than threads");
+    assert!(db.most() <= 4, "more connections than threads");
     drop(pool);
     assert_eq!(db.connects(), connects);
 }
@@ -591,27 +635,23 @@ fn connections_being_closed_count() {
     let clock = PausedClock::new();
     let pool = pool(&db, &clock, 2).idle_timeout(SECOND).build().unwrap();
     drop([pool.get().unwrap(), pool.get().unwrap()]);
-    clock.advance(SECOND);
-    let (entered, is_closing) = mpsc::channel();
-    let (release, released) = mpsc::channel::<()>();
-    let released = Mutex::new(released);
-    db.on_close(move |_, _| {
-        entered.send(()).unwrap();
-        released.lock().unwrap().recv().unwrap();
-    });
+    let gate = db.stop_in_close();
+    advance(&clock, SECOND);
+    gate.wait();
+    gate.wait();
+    assert!(pool.try_get().unwrap_err().is_full(), "both are still there");
+    assert_eq!((pool.status().size, pool.status().available), (2, 0));
     thread::scope(|scope| {
-        let sweeper = scope.spawn(|| pool.get().map(drop));
-        is_closing.recv().unwrap();
-        assert!(pool.try_get().unwrap_err().is_full(), "both are still there");
-        let waiter = scope.spawn(|| pool.get().map(drop));
-        clock.wait_for_waiters(1);
-        release.send(()).unwrap();
-        waiter.join().unwrap().unwrap();
-        is_closing.recv().unwrap();
-        release.send(()).unwrap();
-        sweeper.join().unwrap().unwrap();
+        let waiters = [0; 2].map(|_| scope.spawn(|| pool.get().map(drop)));
+        clock.wait_for_waiters(2);
+        assert_eq!(db.connects(), 2);
+        gate.release();
+        for waiter in waiters {
+            waiter.join().unwrap().unwrap();
+        }
+        gate.release();
     });
-    assert_eq!(db.most.load(Ordering::SeqCst), 2);
+    assert_eq!((db.most(), db.connects()), (2, 3));
 }
 
 /// A manager whose error and connection are as plain as they can be: no bound that others of ours forgot.

@@ -116,14 +116,18 @@ fn a_transaction_that_cannot_begin_did_nothing_and_its_connection_is_not_used_ag
 fn a_file_that_is_no_database_is_an_error_each_time_and_takes_no_place() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("db"), [b'x'; 4096]).unwrap();
-    let pool = pool(&dir, 1);
+    let clock = PausedClock::new();
+    let manager = Sqlite::new(dir.path().join("db")).setup("CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY)");
+    let pool = Pool::builder(manager).max_size(1).clock(&clock).build().unwrap();
     for _ in 0..3 {
+        clock.advance(Duration::from_secs(1));
         let error = pool.get().unwrap_err();
         let inner = error.connect_error().unwrap();
         assert_eq!(inner.sqlite_error_code(), Some(ErrorCode::NotADatabase));
     }
     assert_eq!(pool.status().size, 0);
     std::fs::remove_file(dir.path().join("db")).unwrap();
+    clock.advance(Duration::from_secs(1));
     assert_eq!(count(&pool), 0);
 }
 

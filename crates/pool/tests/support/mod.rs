@@ -6,8 +6,9 @@ use std::fmt;
 use std::hash::Hash;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use fullbore_core::PausedClock;
 use fullbore_pool::{KeyedManager, KeyedPool, Manager, Pool, PoolBuilder};
@@ -42,6 +43,43 @@ pub(crate) struct Db {
     pub(crate) on_validate: Hook<Result<(), Down>>,
     pub(crate) on_is_broken: Hook<bool>,
     pub(crate) on_close: Hook<()>,
+    changed: (Mutex<()>, Condvar),
+}
+
+/// Where user code stops until the test lets it go on. Each that passes takes one permission; when the gate is dropped all pass.
+pub(crate) struct Gate {
+    is_inside: mpsc::Receiver<u64>,
+    release: mpsc::Sender<()>,
+}
+
+impl Gate {
+    /// The gate, and what user code calls there.
+    pub(crate) fn new() -> (Self, impl Fn(&Counted) + Send + Sync + 'static) {
+        let (entered, is_inside) = mpsc::channel();
+        let (release, released) = mpsc::channel();
+        let (entered, released) = (Mutex::new(entered), Mutex::new(released));
+        let pass = move |counted: &Counted| {
+            // Fails where the test is over: nobody is interested any more.
+            let _ = entered.lock().unwrap().send(counted.serial);
+            let _ = released.lock().unwrap().recv();
+        };
+        (Self { is_inside, release }, pass)
+    }
+
+    /// Waits until one more is there, and says which connection it is about.
+    pub(crate) fn wait(&self) -> u64 {
+        self.is_inside.recv_timeout(LONG).expect("nobody comes")
+    }
+
+    /// How many more have come by now.
+    pub(crate) fn waiting(&self) -> usize {
+        self.is_inside.try_iter().count()
+    }
+
+    /// Lets one go on.
+    pub(crate) fn release(&self) {
+        self.release.send(()).unwrap();
+    }
 }
 
 impl Db {
@@ -56,7 +94,55 @@ impl Db {
             on_validate: Mutex::new(Arc::new(|_, _| Ok(()))),
             on_is_broken: Mutex::new(Arc::new(|counted, _| counted.broken)),
             on_close: Mutex::new(Arc::new(|_, _| ())),
+            changed: Default::default(),
         })
+    }
+
+    fn count<R>(&self, count: impl FnOnce() -> R) -> R {
+        let _lock = self.changed.0.lock().unwrap();
+        self.changed.1.notify_all();
+        count()
+    }
+
+    /// Waits until its counts are so.
+    pub(crate) fn wait(&self, until: impl Fn(&Self) -> bool) {
+        let lock = self.changed.0.lock().unwrap();
+        let (_lock, timed_out) = self.changed.1.wait_timeout_while(lock, LONG, |()| !until(self)).unwrap();
+        assert!(
+            !timed_out.timed_out(),
+            "{} connects, {} validates, {} closes, {} live",
+            self.connects(),
+            self.validates(),
+            self.closes(),
+            self.live()
+        );
+    }
+
+    /// From now on each connect stops at the gate, and then goes well.
+    pub(crate) fn stop_in_connect(&self) -> Gate {
+        let (gate, pass) = Gate::new();
+        self.on_connect(move |counted, _| {
+            pass(counted);
+            Ok(())
+        });
+        gate
+    }
+
+    /// From now on each validation stops at the gate, and then goes well.
+    pub(crate) fn stop_in_validate(&self) -> Gate {
+        let (gate, pass) = Gate::new();
+        self.on_validate(move |counted, _| {
+            pass(counted);
+            Ok(())
+        });
+        gate
+    }
+
+    /// From now on each close stops at the gate.
+    pub(crate) fn stop_in_close(&self) -> Gate {
+        let (gate, pass) = Gate::new();
+        self.on_close(move |counted, _| pass(counted));
+        gate
     }
 
     pub(crate) fn live(&self) -> usize {
@@ -69,6 +155,15 @@ impl Db {
 
     pub(crate) fn closes(&self) -> usize {
         self.closes.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn validates(&self) -> usize {
+        self.validates.load(Ordering::SeqCst)
+    }
+
+    /// The most connections there were at once.
+    pub(crate) fn most(&self) -> usize {
+        self.most.load(Ordering::SeqCst)
     }
 
     pub(crate) fn on_connect(&self, f: impl Fn(&mut Counted, Duration) -> Result<(), Down> + Send + Sync + 'static) {
@@ -98,16 +193,18 @@ pub(crate) struct Counted {
 
 impl Counted {
     fn new(db: &Arc<Db>) -> Self {
-        let serial = db.connects.fetch_add(1, Ordering::SeqCst) + 1;
-        let live = db.live.fetch_add(1, Ordering::SeqCst) + 1;
-        db.most.fetch_max(live, Ordering::SeqCst);
+        let serial = db.count(|| {
+            let live = db.live.fetch_add(1, Ordering::SeqCst) + 1;
+            db.most.fetch_max(live, Ordering::SeqCst);
+            db.connects.fetch_add(1, Ordering::SeqCst) + 1
+        });
         Self { serial, broken: false, db: Arc::clone(db), counted: true }
     }
 
     /// The pool's no longer, so not to be counted either: to be called before `detach`.
     pub(crate) fn uncount(&mut self) {
         if std::mem::take(&mut self.counted) {
-            self.db.live.fetch_sub(1, Ordering::SeqCst);
+            self.db.count(|| self.db.live.fetch_sub(1, Ordering::SeqCst));
         }
     }
 }
@@ -137,7 +234,7 @@ impl Manager for Fake {
     }
 
     fn validate(&self, counted: &mut Counted, budget: Duration) -> Result<(), Down> {
-        self.0.validates.fetch_add(1, Ordering::SeqCst);
+        self.0.count(|| self.0.validates.fetch_add(1, Ordering::SeqCst));
         hook(&self.0.on_validate, counted, budget)
     }
 
@@ -146,7 +243,7 @@ impl Manager for Fake {
     }
 
     fn close(&self, mut counted: Counted) {
-        self.0.closes.fetch_add(1, Ordering::SeqCst);
+        self.0.count(|| self.0.closes.fetch_add(1, Ordering::SeqCst));
         hook(&self.0.on_close, &mut counted, Duration::ZERO);
     }
 }
@@ -211,7 +308,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> KeyedManager<K> for FakeKeyed
 
     fn validate(&self, key: &K, made: &mut OfKey<K>, budget: Duration) -> Result<(), Down> {
         assert!(*key == made.key, "a connection of another key");
-        self.db.validates.fetch_add(1, Ordering::SeqCst);
+        self.db.count(|| self.db.validates.fetch_add(1, Ordering::SeqCst));
         hook(&self.db.on_validate, &mut made.counted, budget)
     }
 
@@ -222,7 +319,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> KeyedManager<K> for FakeKeyed
 
     fn close(&self, key: &K, mut made: OfKey<K>) {
         assert!(*key == made.key, "a connection of another key");
-        self.db.closes.fetch_add(1, Ordering::SeqCst);
+        self.db.count(|| self.db.closes.fetch_add(1, Ordering::SeqCst));
         hook(&self.db.on_close, &mut made.counted, Duration::ZERO);
     }
 }
@@ -239,6 +336,23 @@ pub(crate) fn keyed<K: Hash + Eq + Clone + Send + Sync + 'static>(
     max_size: usize,
 ) -> PoolBuilder<KeyedPool<K, FakeKeyed<K>>> {
     KeyedPool::builder(FakeKeyed::new(db)).name("test").max_size(max_size).clock(clock)
+}
+
+/// Waits for what follows at once, on another thread, from something that the test has seen happen: a place is free a moment after
+/// its connection was closed, a thread parks a moment after its work.
+pub(crate) fn until(condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < LONG, "it never comes");
+        thread::yield_now();
+    }
+}
+
+/// Moves the clock, and waits until the keeper of time, for whom the pool's own `Background` has one timer, has done what is due.
+pub(crate) fn advance(clock: &PausedClock, by: Duration) {
+    until(|| clock.timers() == 1);
+    clock.advance(by);
+    until(|| clock.timers() == 1);
 }
 
 /// A panic that prints nothing.
