@@ -54,23 +54,7 @@ impl Ask for r2d2::Pool<Client> {
 }
 
 fn ours(server: &Arc<Server>) -> Pool<Client> {
-    let pool = Pool::builder(Client(Arc::clone(server))).min_idle(MIN_IDLE).max_size(MAX_SIZE);
-    let pool = pool.build().expect(FITS);
-    hold_at_once(&pool, MIN_IDLE); // needs min_idle: then the pool makes them by itself, and this must go
-    pool
-}
-
-/// So many connections are there afterwards, idle.
-fn hold_at_once(pool: &Pool<Client>, connections: usize) {
-    let all = Barrier::new(connections);
-    thread::scope(|scope| {
-        for _ in 0..connections {
-            scope.spawn(|| {
-                let _held = pool.get().expect(ANSWERED);
-                all.wait();
-            });
-        }
-    });
+    Pool::builder(Client(Arc::clone(server))).min_idle(MIN_IDLE).max_size(MAX_SIZE).build().expect(FITS)
 }
 
 fn r2d2(server: &Arc<Server>) -> r2d2::Pool<Client> {
