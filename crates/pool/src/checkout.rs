@@ -17,7 +17,7 @@ use crate::connection::Connection;
 use crate::desk::{Claim, Desk};
 use crate::error::{GetError, Status};
 use crate::fork;
-use crate::hot::{self, Index};
+use crate::hot::Index;
 use crate::leak::Lease;
 use crate::manager::{Key, KeyedManager};
 use crate::nested::{Home, Nested, held_here};
@@ -124,7 +124,7 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
             return None;
         }
         let hash = self.hash(key);
-        let last = hot::last(self.id).and_then(|number| self.slots.get(number));
+        let last = self.slots.recall(self.id);
         let out = match last.filter(|slot| slot.tag() == hash).and_then(|slot| slot.try_take()) {
             Some(out) => out,
             None => self.find_hot(hash)?,
@@ -143,14 +143,14 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
     /// Any other idle slot.
     fn find_hot(&self, hash: u64) -> Option<Out<K, M>> {
         let out = match &self.index {
-            None => self.slots.iter().find_map(|slot| slot.try_take()),
+            None => self.slots.iter().find_map(|slot| slot.try_take_if_idle()),
             Some(index) => index
                 .find(hash)
                 .filter_map(|number| self.slots.get(number))
                 .filter(|slot| slot.tag() == hash)
-                .find_map(|slot| slot.try_take()),
+                .find_map(|slot| slot.try_take_if_idle()),
         }?;
-        hot::remember(self.id, out.slot().number());
+        out.slot().remember(self.id);
         Some(out)
     }
 
@@ -163,7 +163,7 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
     #[cold]
     fn put_back(&self, out: Out<K, M>) {
         if let Err(out) = out.try_give() {
-            Self::give_slow(out, false, false);
+            Self::give_slow(out, Duration::ZERO, false, false);
         }
     }
 
@@ -236,14 +236,14 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
                 // Who is out of time gets what is there, but must not cost anybody a connection by a check that has no time to
                 // succeed.
                 drop(desk);
-                Self::give_slow(out, false, false);
+                Self::give_slow(out, Duration::ZERO, false, false);
                 return Err(self.leave(GetError::refused(Refusal::TimedOut), since));
             }
             self.settle(desk);
             let checked = if fresh { Ok(out) } else { self.check(out, deadline, since) };
             match checked {
                 Ok(out) => {
-                    hot::remember(self.id, out.slot().number());
+                    out.slot().remember(self.id);
                     return Ok(self.begin(out, since, fresh, site));
                 }
                 Err(Lost::Closed) => return Err(self.leave(GetError::refused(Refusal::Closed), since)),
@@ -359,7 +359,7 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
     /// loss, a connect that ended, a given-up wait, and also a claim, because the one who took it may have been faster than a
     /// waiter who was told of it. Walks the line and lets everybody look who can be served now; who waited too long is handed it
     /// (C9). Begins what connections are worth making. What it returns is to be given to [`launch`](Self::launch) after the lock.
-    pub(crate) fn grant_next(&self, desk: &mut LockedDesk<'_, K, M>) -> Vec<u64> {
+    pub(crate) fn grant_next(&self, desk: &mut LockedDesk<'_, K, M>, used: Duration) -> Vec<u64> {
         let mut starts = Vec::new();
         if desk.closed || desk.paused {
             desk.notify_all(|desk| &mut desk.all_back);
@@ -373,7 +373,8 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
             let mut idle = self.slots.iter().filter(|slot| slot.is_idle()).count();
             let (mut told, mut unserved) = (false, false);
             desk.begin_walk();
-            desk.serve(
+            desk.serve_after(
+                used,
                 |desk| &mut desk.waiters,
                 |desk, waiting, overdue| {
                     if idle == 0 && !desk.could_start(self, limit, idle) {
@@ -456,8 +457,13 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
     }
 
     /// The end of each change: what follows from it, and the lock is free.
-    pub(crate) fn settle(&self, mut desk: LockedDesk<'_, K, M>) {
-        let starts = self.grant_next(&mut desk);
+    pub(crate) fn settle(&self, desk: LockedDesk<'_, K, M>) {
+        self.settle_after(Duration::ZERO, desk);
+    }
+
+    /// The same, where a connection came back that had been out for `used`.
+    fn settle_after(&self, used: Duration, mut desk: LockedDesk<'_, K, M>) {
+        let starts = self.grant_next(&mut desk, used);
         let graves = std::mem::take(&mut desk.graves);
         drop(desk);
         drop(graves);
@@ -596,7 +602,7 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
         }
         let panicking = std::thread::panicking();
         let broken = pool.is_broken(&held.key, &mut held.connection);
-        pool.end_service(taken, if panicking { Outcome::Failed } else { Outcome::Served });
+        let used = pool.end_service(taken, if panicking { Outcome::Failed } else { Outcome::Served });
         held.uses += 1;
         let pool: &Self = &out.held().pool;
         if pool.watched {
@@ -605,19 +611,23 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
         let now = pool.clock.coarse();
         out.used(now);
         if panicking || broken || now >= out.slot().retire_at() {
-            return Self::give_slow(out, panicking, broken);
+            return Self::give_slow(out, used, panicking, broken);
         }
         if let Err(out) = out.try_give() {
-            Self::give_slow(out, false, false);
+            Self::give_slow(out, used, false, false);
         }
     }
 
+    /// Returns how long it took, if this one was timed: all of those are that were waited for.
     #[inline]
-    pub(crate) fn end_service(&self, taken: Option<Instant>, outcome: Outcome) {
+    pub(crate) fn end_service(&self, taken: Option<Instant>, outcome: Outcome) -> Duration {
+        let mut used = Duration::ZERO;
         if let Some(taken) = taken {
-            self.station.took(taken.elapsed());
+            used = taken.elapsed();
+            self.station.took(used);
         }
         self.station.ended(outcome, 1);
+        used
     }
 
     #[cold]
@@ -634,7 +644,7 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
 
     /// A connection comes back by the lock.
     #[cold]
-    fn give_slow(mut out: Out<K, M>, panicking: bool, broken: bool) {
+    fn give_slow(mut out: Out<K, M>, used: Duration, panicking: bool, broken: bool) {
         let pool = Arc::clone(&out.held().pool);
         let why = if broken {
             Some(Why::Broken)
@@ -655,7 +665,7 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
             None => {
                 let open = desk.is_open() && pool.is_trusted(out.held());
                 out.give(open);
-                pool.settle(desk);
+                pool.settle_after(used, desk);
             }
             Some(why) => {
                 drop(desk);

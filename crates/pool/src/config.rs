@@ -342,8 +342,8 @@ impl<P: Target> PoolBuilder<P> {
         self
     }
 
-    /// The pauses between attempts to connect while they fail: from `min`, doubled each time, to `max`, each lengthened by a
-    /// random part of itself. There is one attempt at a time then (for each key of a keyed pool). `max` is how long the
+    /// The pauses between attempts to connect while they fail: from `min`, doubled each time, to `max`, each shortened by
+    /// up to half of itself by chance. There is one attempt at a time then (for each key of a keyed pool). `max` is how long the
     /// database can be back before the pool notices, if it is asked.
     ///
     /// Default: 100 ms to 5 s.
@@ -497,7 +497,7 @@ impl<K: Key, M: KeyedManager<K>> PoolBuilder<KeyedPool<K, M>> {
 
 impl Config {
     pub(crate) fn backoff(&self) -> Backoff {
-        Backoff { min: self.backoff_min, max: self.backoff_max, jitter: true }
+        Backoff { min: self.backoff_min, max: self.backoff_max, jitter: false }
     }
 }
 

@@ -157,10 +157,8 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
     /// When a connection made at `now` has to go.
     fn retire_at(&self, now: u64) -> u64 {
         let Some(lifetime) = self.config.max_lifetime else { return u64::MAX };
-        // A hasher with keys by chance is the standard library's only source of chance.
-        let chance = (RandomState::new().hash_one(now) >> 11) as f64 / (1_u64 << 53) as f64;
         let lifetime = nanos(lifetime);
-        let shorter = (lifetime as f64 * self.config.lifetime_jitter * chance) as u64;
+        let shorter = (lifetime as f64 * self.config.lifetime_jitter * chance(now)) as u64;
         now.saturating_add(lifetime - shorter.min(lifetime))
     }
 
@@ -195,7 +193,9 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
         desk.change(key, |mine| {
             mine.places -= 1;
             let failures = mine.down.as_ref().map_or(0, |down| down.failures).saturating_add(1);
+            // Shortened by chance, not lengthened: nobody waits for longer than `backoff_max` for the next attempt.
             let pause = backoff.pause(failures);
+            let pause = pause.mul_f64(1.0 - chance(u64::from(failures)) / 2.0);
             let at = now.checked_add(pause).unwrap_or(now + Duration::from_secs(3600));
             next = Some(at);
             before = mine.down.replace(Down { failures, error: error.clone(), since: now, next: at });
@@ -233,4 +233,10 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
             self.note_failure(desk, &attempt.key, &ConnectError::Stuck(self.config.connect_timeout));
         }
     }
+}
+
+/// From 0 to below 1.
+fn chance(salt: u64) -> f64 {
+    // A hasher with keys of its own is the standard library's only source of chance.
+    (RandomState::new().hash_one(salt) >> 11) as f64 / (1_u64 << 53) as f64
 }

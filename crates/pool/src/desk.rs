@@ -174,7 +174,12 @@ impl<K: Key, M: KeyedManager<K>> Desk<K, M> {
 
     /// Somebody is going to stand in line for `key`.
     pub(crate) fn want(&mut self, key: &K) {
-        self.entry(key).wanting += 1;
+        let mine = self.entry(key);
+        if mine.wanting == 0 && mine.connecting == 0 {
+            // A new crowd begins with one.
+            mine.ramp = 1;
+        }
+        mine.wanting += 1;
     }
 
     pub(crate) fn unwant(&mut self, key: &K) {
@@ -185,10 +190,6 @@ impl<K: Key, M: KeyedManager<K>> Desk<K, M> {
     pub(crate) fn change(&mut self, key: &K, f: impl FnOnce(&mut PerKey<M::Error>)) {
         if let Some(mine) = self.keys.get_mut(key) {
             f(mine);
-            if mine.wanting == 0 && mine.connecting == 0 {
-                // The next crowd begins with one again.
-                mine.ramp = 1;
-            }
             if mine.is_forgettable() {
                 self.keys.remove(key);
             }

@@ -2,6 +2,7 @@
 //! are hints: who follows one still has to take the slot, and to look whose it is.
 
 use std::cell::Cell;
+use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// A thread remembers its last slot in so many pools.
@@ -9,12 +10,12 @@ const POOLS: usize = 4;
 
 thread_local! {
     /// Pool and slot, by the pool's number.
-    static LAST: [Cell<(u64, u32)>; POOLS] = const { [const { Cell::new((0, 0)) }; POOLS] };
+    static LAST: [Cell<(u64, *const ())>; POOLS] = const { [const { Cell::new((0, ptr::null())) }; POOLS] };
 }
 
-/// The slot that this thread had last of this pool. No pool has number 0.
+/// What this thread has remembered last for this pool. No pool has number 0.
 #[inline]
-pub(crate) fn last(pool: u64) -> Option<u32> {
+pub(crate) fn last(pool: u64) -> Option<*const ()> {
     LAST.with(|last| {
         let (of, slot) = last[pool as usize % POOLS].get();
         (of == pool).then_some(slot)
@@ -22,7 +23,7 @@ pub(crate) fn last(pool: u64) -> Option<u32> {
 }
 
 #[inline]
-pub(crate) fn remember(pool: u64, slot: u32) {
+pub(crate) fn remember(pool: u64, slot: *const ()) {
     LAST.with(|last| last[pool as usize % POOLS].set((pool, slot)));
 }
 
@@ -93,6 +94,8 @@ impl Index {
 
 #[cfg(all(test, not(fullbore_loom)))]
 mod tests {
+    use std::ptr;
+
     use super::{Index, WAYS, last, remember};
 
     #[test]
@@ -123,9 +126,10 @@ mod tests {
     #[test]
     fn a_thread_knows_its_slot_of_each_pool() {
         assert_eq!(last(9), None);
-        remember(9, 3);
-        remember(10, 4);
-        assert_eq!((last(9), last(10)), (Some(3), Some(4)));
+        let [one, other] = [1, 2].map(|n: u8| ptr::without_provenance(n.into()));
+        remember(9, one);
+        remember(10, other);
+        assert_eq!((last(9), last(10)), (Some(one), Some(other)));
         assert_eq!(last(13), None, "of the same place");
     }
 }

@@ -10,9 +10,11 @@
 //! - **S4** There is a connection in the cell in `IDLE` and `OUT`, none in `EMPTY`. In `TAKEN` its owner knows.
 //! - **S5** A connection in a cell holds a handle of the pool's shared state, in which the slot is. So whoever owns a connection in a cell
 //!   can reach the slot, and who has given it up does not touch the slot any more.
+//! - **S6** What a thread remembers as its last slot under a pool's number is a slot of that pool. No two pools of a process have the same
+//!   number.
 
 use std::mem;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -21,6 +23,7 @@ use std::time::Instant;
 use fullbore_core::shim::{AtomicU32, Ordering, UnsafeCell};
 
 use crate::checkout::Shared;
+use crate::hot;
 use crate::leak::LeaseCell;
 use crate::manager::{Key, KeyedManager};
 
@@ -112,14 +115,23 @@ impl<K: Key, M: KeyedManager<K>> Slot<K, M> {
         self.retire_at.load(Relaxed)
     }
 
-    /// A caller takes it, without the lock.
+    /// A caller takes it, without the lock. For one that is probably idle, and in this processor's cache.
     #[inline]
     pub(crate) fn try_take(&self) -> Option<Out<K, M>> {
-        // A look first: a failed exchange would take the line from whoever has it.
         // ORDERING: Acquire: pairs with the Release of who gave it back, whose use of the connection comes before ours.
-        let taken = self.state.load(Ordering::Relaxed) == IDLE
-            && self.state.compare_exchange(IDLE, OUT, Ordering::Acquire, Ordering::Relaxed).is_ok();
+        let taken = self.state.compare_exchange(IDLE, OUT, Ordering::Acquire, Ordering::Relaxed).is_ok();
         taken.then(|| Out(NonNull::from(self)))
+    }
+
+    /// As [`try_take`](Self::try_take), for one of which nothing is known: a failed exchange would take the line from whoever has it.
+    pub(crate) fn try_take_if_idle(&self) -> Option<Out<K, M>> {
+        if self.state.load(Ordering::Relaxed) == IDLE { self.try_take() } else { None }
+    }
+
+    /// The thread shall find it again ([`Slots::recall`]). S6: `pool` is the number of the pool that it is in.
+    #[inline]
+    pub(crate) fn remember(&self, pool: u64) {
+        hot::remember(pool, ptr::from_ref(self).cast());
     }
 
     /// A caller takes it, under the lock: also where the quick way is barred.
@@ -328,6 +340,14 @@ impl<K: Key, M: KeyedManager<K>> Slots<K, M> {
         let segment = n.ilog2() as usize;
         let start = FIRST * ((1 << segment) - 1);
         (segment, number as usize - start, FIRST << segment)
+    }
+
+    /// The slot of this pool that the thread had last.
+    #[inline]
+    pub(crate) fn recall(&self, pool: u64) -> Option<&Slot<K, M>> {
+        // SAFETY: (S6) pools have different numbers, so who remembered something under this one did it with a slot of these, which
+        // are there as long as `self`, and never moved.
+        hot::last(pool).map(|slot| unsafe { &*slot.cast::<Slot<K, M>>() })
     }
 
     #[inline]

@@ -299,6 +299,17 @@ impl<S> Locked<'_, S> {
     pub fn serve<G, T>(
         &mut self,
         on: impl Fn(&mut S) -> &mut Waiters<G, T>,
+        decide: impl FnMut(&mut S, &Waiting<'_, T>, bool) -> Serve<G>,
+    ) {
+        self.serve_after(Duration::ZERO, on, decide);
+    }
+
+    /// As [`serve`](Self::serve), where what comes free had been in use for `used`. A hand-over costs what it takes a thread to
+    /// wake up; where that is little beside the time of use, each may be one.
+    pub fn serve_after<G, T>(
+        &mut self,
+        used: Duration,
+        on: impl Fn(&mut S) -> &mut Waiters<G, T>,
         mut decide: impl FnMut(&mut S, &Waiting<'_, T>, bool) -> Serve<G>,
     ) {
         let mut at = 0;
@@ -307,7 +318,8 @@ impl<S> Locked<'_, S> {
         }
         let now = self.now();
         let elapsed = |since: Instant| now.saturating_duration_since(since) >= FAIR_AFTER;
-        let mut may_hand_over = on(self).handed.is_none_or(elapsed);
+        let always = used >= FAIR_AFTER / 2;
+        let mut may_hand_over = always || on(self).handed.is_none_or(elapsed);
         while let Some(waiter) = on(self).queue.get(at).map(Arc::clone) {
             if waiter.deadline.is_some_and(|deadline| deadline <= now) {
                 at += 1;
@@ -328,7 +340,7 @@ impl<S> Locked<'_, S> {
                     on(self).queue.remove(at);
                     if overdue {
                         on(self).handed = Some(now);
-                        may_hand_over = false;
+                        may_hand_over = always;
                     }
                     self.wake.push(Arc::clone(&waiter.parker));
                 }
