@@ -131,7 +131,7 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
         };
         let now = self.clock.coarse();
         let slot = out.slot();
-        let fresh = now.saturating_sub(slot.last_used()) < self.validate_after && now < slot.retire_at();
+        let fresh = slot.is_recent(now, self.validate_after) && now < slot.retire_at();
         // Different keys can have the same hash.
         if fresh && (self.only_key.is_some() || out.held().key == *key) {
             return Some(out);
@@ -475,9 +475,7 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
     /// Whether it can be handed out unchecked.
     fn is_fresh(&self, out: &Out<K, M>) -> bool {
         let (now, slot) = (self.clock.coarse(), out.slot());
-        self.is_trusted(out.held())
-            && now.saturating_sub(slot.last_used()) < self.validate_after
-            && now < slot.retire_at()
+        self.is_trusted(out.held()) && slot.is_recent(now, self.validate_after) && now < slot.retire_at()
     }
 
     pub(crate) fn trust(&self) -> u64 {

@@ -61,8 +61,10 @@ pub(crate) struct Slot<K: Key, M: KeyedManager<K>> {
     // What others look at to choose; who relies on it owns the slot, and the state's order covers it.
     /// The hash of its connection's key.
     tag: AtomicU64,
-    /// When it came back last, or was checked, in nanoseconds of the clock's coarse time.
+    /// When it came back last, or was made, in nanoseconds of the clock's coarse time.
     last_used: AtomicU64,
+    /// When it was checked last while it was idle, likewise.
+    checked: AtomicU64,
     /// When its connection has to go, likewise.
     retire_at: AtomicU64,
     /// Its connection's number.
@@ -84,6 +86,7 @@ impl<K: Key, M: KeyedManager<K>> Slot<K, M> {
             number,
             tag: AtomicU64::new(0),
             last_used: AtomicU64::new(0),
+            checked: AtomicU64::new(0),
             retire_at: AtomicU64::new(0),
             id: AtomicU64::new(0),
             lease: LeaseCell::default(),
@@ -103,6 +106,17 @@ impl<K: Key, M: KeyedManager<K>> Slot<K, M> {
     #[inline]
     pub(crate) fn last_used(&self) -> u64 {
         self.last_used.load(Relaxed)
+    }
+
+    /// When it was last known to be good.
+    pub(crate) fn last_seen(&self) -> u64 {
+        self.last_used().max(self.checked.load(Relaxed))
+    }
+
+    /// Whether that is less than `within` ago.
+    #[inline]
+    pub(crate) fn is_recent(&self, now: u64, within: u64) -> bool {
+        now.saturating_sub(self.last_used()) < within || now.saturating_sub(self.checked.load(Relaxed)) < within
     }
 
     /// Colder ones first: by their last use, and those of the same tick in the order in which they were made.
@@ -301,7 +315,7 @@ impl<K: Key, M: KeyedManager<K>> Taken<K, M> {
     /// As [`give`](Self::give), after it was checked at `now`.
     pub(crate) fn give_checked(self, alive: &Shared<K, M>, now: u64, open: bool) {
         // SAFETY: the borrow is a handle of the shared state.
-        unsafe { self.slot() }.last_used.store(now, Relaxed);
+        unsafe { self.slot() }.checked.store(now, Relaxed);
         self.give(alive, open);
     }
 

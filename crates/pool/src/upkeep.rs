@@ -92,8 +92,8 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
     }
 
     fn what_to_do(&self, desk: &Desk<K, M>, slot: &Slot<K, M>, now: u64, rest: &Rest) -> Option<Care> {
-        let age = now.saturating_sub(slot.last_used());
-        let older = |limit: Option<Duration>| limit.is_some_and(|limit| age >= nanos(limit));
+        let older =
+            |since: u64, limit: Option<Duration>| limit.is_some_and(|limit| now.saturating_sub(since) >= nanos(limit));
         if now >= slot.retire_at() {
             Some(Care::Close(Why::Old))
         } else if desk.size - desk.going > desk.max_size && desk.waiters.is_empty() {
@@ -101,10 +101,10 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
         } else if self.is_leaving(slot, now) && rest.staying >= self.config.min_idle {
             // Others are there in its stead.
             Some(Care::Close(Why::Old))
-        } else if rest.spare > 0 && older(self.config.idle_timeout) {
+        } else if rest.spare > 0 && older(slot.last_used(), self.config.idle_timeout) {
             Some(Care::Close(Why::Idle))
         } else {
-            older(self.config.keepalive).then_some(Care::Ping)
+            older(slot.last_seen(), self.config.keepalive).then_some(Care::Ping)
         }
     }
 
@@ -247,10 +247,10 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
         // What is out now comes back later, and is due later still than what comes back at once.
         let coarse = self.clock.coarse();
         let idle = self.slots.iter().filter(|slot| slot.is_idle()).flat_map(|slot| {
-            let lead = self.lead();
-            let quiet = [self.config.idle_timeout, self.config.keepalive].into_iter().flatten();
-            let quiet = quiet.map(|limit| slot.last_used().saturating_add(nanos(limit)));
-            quiet.chain([slot.retire_at().saturating_sub(lead)]).collect::<Vec<_>>()
+            let idle = self.config.idle_timeout.map(|limit| slot.last_used().saturating_add(nanos(limit)));
+            let unseen = self.config.keepalive.map(|limit| slot.last_seen().saturating_add(nanos(limit)));
+            let retire = Some(slot.retire_at().saturating_sub(self.lead()));
+            [idle, unseen, retire].into_iter().flatten()
         });
         let idle = idle.min().map(|due| Duration::from_nanos(due.saturating_sub(coarse)));
         let soon = idle.and_then(|left| now.checked_add(left.max(EACH)));

@@ -587,6 +587,8 @@ fn no_more_connections_than_are_used_at_once() {
             scope.spawn(|| (0..100).for_each(|_| pool.with(|_| ()).unwrap()));
         }
     });
+    // What was under way then comes to its end.
+    until(|| pool.status().connecting == 0);
     let connects = db.connects();
     assert!(db.most() <= 4, "more connections than threads");
     drop(pool);
