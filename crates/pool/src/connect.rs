@@ -96,12 +96,13 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
         let mut desk = self.monitor.lock();
         let Some(mut attempt) = desk.end_attempt(number) else {
             // It was given up. Its place has passed on.
-            self.come_back(&mut desk, key);
             drop(desk);
             if let Err(failure) = contain(|| self.manager.close(key, connection)) {
                 self.events.emit(Event::Panic, || format!("closing a connection: {failure}"));
             }
-            return self.settle(self.monitor.lock());
+            let mut desk = self.monitor.lock();
+            self.come_back(&mut desk, key);
+            return self.settle(desk);
         };
         desk.stats.connected += 1;
         let Some(me) = self.me.upgrade() else { return };

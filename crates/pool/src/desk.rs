@@ -295,7 +295,9 @@ impl<K: Key, M: KeyedManager<K>> Desk<K, M> {
 
     /// Whether a round could begin anything for anybody.
     pub(crate) fn could_start(&self, pool: &Shared<K, M>, limit: usize, idle: usize) -> bool {
+        let mine = pool.only_key.as_ref().and_then(|key| self.keys.get(key));
         self.connecting < pool.background.max_connecting()
+            && mine.is_none_or(|mine| mine.connecting < mine.ramp)
             && (self.size < limit || (idle > 0 && pool.only_key.is_none()))
     }
 
