@@ -99,6 +99,7 @@ fn who_waits_and_times_out_is_told_what_failed_last() {
         let caller = scope.spawn(|| pool.get_deadline(clock.now() + SECOND * 5).map(drop));
         clock.wait_for_waiters(1);
         until(|| pool.stats().connect_failures == 1);
+        clock.wait_for_waiters(1);
         clock.advance(SECOND * 5);
         let error = caller.join().unwrap().unwrap_err();
         assert!(error.is_timeout() && !error.is_connect(), "{error}");
@@ -117,6 +118,7 @@ fn the_pauses_grow_to_their_bound() {
     thread::scope(|scope| {
         scope.spawn(|| pool.get().map(drop));
         until(|| pool.stats().connect_failures == 1);
+        clock.wait_for_waiters(1);
         let mut pause = Duration::ZERO;
         while pauses.len() < 7 {
             let failures = pool.stats().connect_failures;
@@ -146,6 +148,7 @@ fn a_pause_that_is_too_long_to_represent_is_one() {
         let caller = scope.spawn(|| pool.get().unwrap().serial);
         clock.wait_for_waiters(1);
         until(|| pool.stats().connect_failures == 1);
+        clock.wait_for_waiters(1);
         advance(&clock, MILLI * 200);
         assert_eq!(caller.join().unwrap(), 2);
     });
