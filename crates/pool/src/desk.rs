@@ -284,7 +284,7 @@ impl<K: Key, M: KeyedManager<K>> Desk<K, M> {
             return false;
         }
         let Some(mine) = self.keys.get(key) else { return more > 0 };
-        if mine.connecting >= mine.ramp || mine.stuck >= MOST_STUCK_OF_KEY {
+        if mine.connecting >= mine.ramp || (mine.stuck >= MOST_STUCK_OF_KEY && pool.only_key.is_none()) {
             return false;
         }
         let idle = mine.slots.iter().filter_map(|number| pool.slots.get(*number)).filter(|slot| slot.is_idle()).count();
@@ -416,5 +416,5 @@ impl<K: Key, M: KeyedManager<K>> Desk<K, M> {
 /// So many attempts may have been given up and not have come back before no more are begun.
 pub(crate) const MOST_STUCK: usize = 32;
 
-/// The same for one key: so that one dead tenant does not stop the others.
+/// The same for one key of many: so that one dead tenant does not stop the others.
 const MOST_STUCK_OF_KEY: usize = 4;
