@@ -23,7 +23,7 @@ use crate::manager::{Key, KeyedManager};
 use crate::nested::{Home, Nested, held_here};
 use crate::slot::{Held, Out, Slots, Taken};
 use crate::stats::Why;
-use crate::top::Top;
+use crate::top::{SAMPLED, Top};
 
 /// What the handles of a pool and its connections share.
 pub(crate) struct Shared<K: Key, M: KeyedManager<K>> {
@@ -111,7 +111,7 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
         match self.take_hot(key) {
             Some(out) => {
                 let timed = self.station.entered();
-                Ok(self.hand_out(out, timed.then(Instant::now), site))
+                Ok(self.hand_out(out, timed.then(Instant::now), if timed { SAMPLED } else { 0 }, site))
             }
             None => self.get_slow(key, patience, site),
         }
@@ -186,7 +186,7 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
         };
         // C6: what parks is timed each time.
         let mut since = None;
-        let mut came = None;
+        let came = self.clock.now();
         loop {
             let mut desk = self.monitor.lock();
             let mut claim = desk.claim(self, key);
@@ -197,7 +197,6 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
                 }
                 if since.is_none() {
                     since = Some(Instant::now());
-                    came = Some(desk.now());
                     self.station.arrived(1);
                 }
                 claim = self.stand_in_line(&mut desk, key, deadline);
@@ -228,10 +227,10 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
                 self.retire(out, Why::Closed);
                 return Err(self.leave(GetError::refused(Refusal::Closed), since));
             }
-            // One that was made while he waited is good, however short `validate_after` is: were it checked, a check that never
+            // One that was made since he came is good, however short `validate_after` is: were it checked, a check that never
             // succeeds would make connections without end.
-            let made_for_him = came.is_some_and(|came| out.held().uses == 0 && out.held().created >= came);
-            let fresh = self.is_fresh(&out) || (made_for_him && self.is_trusted(out.held()));
+            let made_since = out.held().uses == 0 && out.held().created >= came;
+            let fresh = self.is_fresh(&out) || (made_since && self.is_trusted(out.held()));
             if !fresh && late {
                 // Who is out of time gets what is there, but must not cost anybody a connection by a check that has no time to
                 // succeed.
@@ -261,15 +260,18 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
         fresh: bool,
         site: &'static Location<'static>,
     ) -> Connection<K, M> {
-        let timed = match since {
+        let (timed, stands_for) = match since {
             Some(since) => {
                 self.station.began(1);
                 self.station.waited(since.elapsed());
-                true
+                (true, 1)
             }
-            None => self.station.entered() || !fresh,
+            None => {
+                let sampled = self.station.entered();
+                (sampled || !fresh, if sampled { SAMPLED } else { 0 })
+            }
         };
-        self.hand_out(out, timed.then(Instant::now), site)
+        self.hand_out(out, timed.then(Instant::now), stands_for, site)
     }
 
     /// Counts a caller who goes without.
@@ -540,19 +542,26 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
         self.bar_all();
     }
 
+    /// `stands_for` is how many checkouts this one stands for in the count of keys.
     #[inline]
-    fn hand_out(&self, out: Out<K, M>, taken: Option<Instant>, site: &'static Location<'static>) -> Connection<K, M> {
+    fn hand_out(
+        &self,
+        out: Out<K, M>,
+        taken: Option<Instant>,
+        stands_for: u64,
+        site: &'static Location<'static>,
+    ) -> Connection<K, M> {
         let home = if self.watched { self.keep_book(&out, site) } else { None };
-        if taken.is_some() {
-            self.note_key(&out);
+        if stands_for > 0 {
+            self.note_key(&out, stands_for);
         }
         Connection::new(out, taken, home)
     }
 
     #[cold]
-    fn note_key(&self, out: &Out<K, M>) {
+    fn note_key(&self, out: &Out<K, M>, stands_for: u64) {
         if self.only_key.is_none() {
-            Top::note(&self.top, &out.held().key);
+            Top::note(&self.top, &out.held().key, stands_for);
         }
     }
 
@@ -723,6 +732,10 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
 
     /// As [`retire`](Self::retire).
     pub(crate) fn retire_taken(&self, mut taken: Taken<K, M>, why: Why) {
+        if self.is_forked() {
+            // Closing says goodbye to the server, on the parent's connection.
+            return;
+        }
         let key = taken.empty(self).map(|held| self.close_one(held));
         self.free_place(taken, key.as_ref(), why);
     }
@@ -731,6 +744,9 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
     pub(crate) fn remove(&self, mut taken: Taken<K, M>) -> Option<M::Connection> {
         let held = taken.empty(self);
         let (key, connection) = held.map(|Held { key, connection, .. }| (key, connection)).unzip();
+        if self.is_forked() {
+            return connection;
+        }
         self.free_place(taken, key.as_ref(), Why::Removed);
         connection
     }

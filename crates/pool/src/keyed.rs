@@ -215,7 +215,7 @@ impl<K: Key, M: KeyedManager<K>> KeyedPool<K, M> {
         self.handle.shared.checkouts()
     }
 
-    /// The 16 keys that are used most, by estimate from one checkout in 64, the most used first.
+    /// The 16 keys that are used most, the most used first, by estimate: see [`KeyUse`].
     #[must_use]
     pub fn top_keys(&self) -> Vec<KeyUse<K>> {
         Top::told(&self.handle.shared.top)

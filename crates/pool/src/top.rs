@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::manager::Key;
 
-/// How often a key was checked out, by estimate: one checkout in 64 is looked at.
+/// How often a key was checked out, by estimate: each checkout that waited is counted, and of the others one in 64 is looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeyUse<K> {
@@ -19,8 +19,8 @@ pub struct KeyUse<K> {
 /// So many are told of, and four times as many kept, so that those are the right ones.
 const TOLD: usize = 16;
 const KEPT: usize = 4 * TOLD;
-/// What one that is looked at stands for.
-const EACH: u64 = 64;
+/// What one checkout stands for that is looked at by chance.
+pub(crate) const SAMPLED: u64 = 64;
 
 /// The counters of the Space-Saving algorithm (Metwally, Agrawal, El Abbadi, 2005): a new key takes the place of the rarest one and
 /// its count, so that a frequent one is never missed.
@@ -31,27 +31,27 @@ impl<K: Key> Top<K> {
         Self(Vec::new())
     }
 
-    /// One in 64 was of this key. `Eq` and `Clone` of keys run under the lock.
-    pub(crate) fn note(top: &Mutex<Self>, key: &K) {
+    /// So many checkouts were of this key. `Eq` and `Clone` of keys run under the lock.
+    pub(crate) fn note(top: &Mutex<Self>, key: &K, checkouts: u64) {
         let replaced = {
             let mut top = top.lock().unwrap_or_else(PoisonError::into_inner);
-            top.count(key)
+            top.count(key, checkouts)
         };
         drop(replaced);
     }
 
-    fn count(&mut self, key: &K) -> Option<K> {
+    fn count(&mut self, key: &K, checkouts: u64) -> Option<K> {
         if let Some(known) = self.0.iter_mut().find(|known| known.key == *key) {
-            known.checkouts += EACH;
+            known.checkouts += checkouts;
             return None;
         }
         if self.0.len() < KEPT {
-            self.0.push(KeyUse { key: key.clone(), checkouts: EACH, error: 0 });
+            self.0.push(KeyUse { key: key.clone(), checkouts, error: 0 });
             return None;
         }
         let rarest = self.0.iter_mut().min_by_key(|known| known.checkouts)?;
         rarest.error = rarest.checkouts;
-        rarest.checkouts += EACH;
+        rarest.checkouts += checkouts;
         Some(std::mem::replace(&mut rarest.key, key.clone()))
     }
 
@@ -75,7 +75,7 @@ mod tests {
         let top = Mutex::new(Top::new());
         for n in 0..20_000_u64 {
             // Every other one is one of 16, the rest never come again.
-            Top::note(&top, &if n % 2 == 0 { n / 2 % 16 } else { 1000 + n });
+            Top::note(&top, &if n % 2 == 0 { n / 2 % 16 } else { 1000 + n }, 64);
         }
         let told = Top::told(&top);
         let mut keys: Vec<u64> = told.iter().map(|known| known.key).collect();

@@ -215,6 +215,15 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
         }
     }
 
+    /// When those that are out and were not reported are to be.
+    fn leaks_due(&self) -> Option<u64> {
+        let limit = nanos(self.config.leak_after?);
+        let leases = self.slots.iter().filter(|slot| slot.is_out()).filter_map(|slot| {
+            slot.lease.with(|cell| cell.as_ref().filter(|lease| !lease.reported).map(|lease| lease.since))
+        });
+        leases.min().map(|since| since.saturating_add(limit))
+    }
+
     /// What is out, if book is kept of it.
     pub(crate) fn checkouts(&self) -> Vec<Checkout> {
         let now = self.clock.coarse();
@@ -252,7 +261,7 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
             let retire = Some(slot.retire_at().saturating_sub(self.lead()));
             [idle, unseen, retire].into_iter().flatten()
         });
-        let idle = idle.min().map(|due| Duration::from_nanos(due.saturating_sub(coarse)));
+        let idle = idle.chain(self.leaks_due()).min().map(|due| Duration::from_nanos(due.saturating_sub(coarse)));
         let soon = idle.and_then(|left| now.checked_add(left.max(EACH)));
         let later = if desk.size > 0 { self.next_care(now) } else { None };
         let ready = (self.config.min_idle > 0 && desk.is_open()).then(|| {
