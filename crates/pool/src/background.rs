@@ -42,6 +42,7 @@ struct Inner {
     workers: Arc<Crew>,
     keeper: Crew,
     max_connecting: usize,
+    /// The process that has the threads.
     forks: u32,
 }
 
@@ -139,7 +140,8 @@ impl Background {
     pub fn shared() -> Self {
         static SHARED: Mutex<Weak<Inner>> = Mutex::new(Weak::new());
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(inner) = shared.upgrade() {
+        // The threads of a parent are not here.
+        if let Some(inner) = shared.upgrade().filter(|inner| inner.forks == fork::generation()) {
             return Self { inner };
         }
         let made = Self::on(Self::DEFAULT_MAX_CONNECTING, Clock::Real).expect("8 is not 0");
