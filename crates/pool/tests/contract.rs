@@ -142,7 +142,8 @@ fn c2_a_place_is_taken_until_its_connection_is_closed() {
     assert_eq!((db.closes(), pool.status().size), (1, 0));
     // Idle for too long.
     drop(pool.get().unwrap());
-    advance(&clock, SECOND);
+    until(|| clock.timers() == 1);
+    clock.advance(SECOND);
     until(|| pool.status().size == 0);
     // Given up by its holder, and at the close.
     pool.get().unwrap().discard();

@@ -219,7 +219,8 @@ fn no_panic_of_user_code_makes_the_pool_unusable() {
     db.on_close(|_, _| panic_on_purpose());
     drop([pool.get().unwrap(), pool.get().unwrap()]);
     // Sweeps two idle ones, both closes panic.
-    advance(&clock, SECOND * 60);
+    until(|| clock.timers() == 1);
+    clock.advance(SECOND * 60);
     until(|| pool.status().size == 0);
     drop(pool.get().unwrap());
     assert_eq!((db.closes(), db.live()), (2, 1));

@@ -348,7 +348,8 @@ pub(crate) fn until(condition: impl Fn() -> bool) {
     }
 }
 
-/// Moves the clock, and waits until the keeper of time, for whom the pool's own `Background` has one timer, has done what is due.
+/// Moves the clock, and waits until the keeper of time, for whom the pool's own `Background` has one timer, has done what is due. For
+/// pools that are not empty afterwards: they need no keeper.
 pub(crate) fn advance(clock: &PausedClock, by: Duration) {
     until(|| clock.timers() == 1);
     clock.advance(by);
