@@ -189,6 +189,8 @@ impl Config {
     fn check(&self) -> Result<(), BuildError> {
         BuildError::refuse_zero("max_size", self.max_size)?;
         BuildError::refuse_zero("max_per_key", self.max_per_key)?;
+        // Who asks for the first connection waits for it.
+        BuildError::refuse_zero("max_waiters", self.max_waiters)?;
         if self.min_idle > self.max_size {
             return Err(BuildError::config("min_idle", self.min_idle, "at most max_size"));
         }

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use fullbore_core::{BuildError, EnvReader, FAIR_AFTER, PausedClock, Shutdown};
-use fullbore_pool::{Config, ConnectError, KeyedPool, Pool};
+use fullbore_pool::{Background, Config, ConnectError, KeyedPool, Nested, OnPanic, Pool, QueueMode, WhileDown};
 use support::{Db, Down, Fake, FakeKeyed, LONG, advance, panic_on_purpose, pool, until};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -533,13 +533,35 @@ fn c7_nonsense_is_refused_by_name() {
         BuildError::Config { field, .. } => field.into_owned(),
         other => panic!("{other}"),
     };
-    assert_eq!(field(builder().max_size(0).build().unwrap_err()), "max_size");
-    assert_eq!(field(builder().get_timeout(Duration::ZERO).build().unwrap_err()), "get_timeout");
-    assert_eq!(field(builder().idle_timeout(Duration::ZERO).build().unwrap_err()), "idle_timeout");
-    assert_eq!(field(builder().max_lifetime(Duration::ZERO).build().unwrap_err()), "max_lifetime");
-    let keyed = KeyedPool::<u8, _>::builder(FakeKeyed::new(&Db::new()));
-    assert_eq!(field(keyed.max_per_key(0).build().unwrap_err()), "max_per_key");
-    builder().idle_timeout(None).max_lifetime(None).validate_after(Duration::ZERO).build().unwrap();
+    let refused = [
+        (builder().max_size(0), "max_size"),
+        (builder().max_size(3).min_idle(4), "min_idle"),
+        (builder().get_timeout(Duration::ZERO), "get_timeout"),
+        (builder().max_waiters(0), "max_waiters"),
+        (builder().connect_timeout(Duration::ZERO), "connect_timeout"),
+        (builder().backoff(Duration::ZERO, SECOND), "backoff_min"),
+        (builder().backoff(SECOND, SECOND / 2), "backoff_max"),
+        (builder().validate_timeout(Duration::ZERO), "validate_timeout"),
+        (builder().keepalive(Duration::ZERO), "keepalive"),
+        (builder().idle_timeout(Duration::ZERO), "idle_timeout"),
+        (builder().max_lifetime(Duration::ZERO), "max_lifetime"),
+        (builder().lifetime_jitter(1.0), "lifetime_jitter"),
+        (builder().lifetime_jitter(-0.1), "lifetime_jitter"),
+        (builder().lifetime_jitter(f64::NAN), "lifetime_jitter"),
+        (builder().leak_after(Duration::ZERO), "leak_after"),
+    ];
+    for (builder, expected) in refused {
+        assert_eq!(field(builder.build().unwrap_err()), expected);
+    }
+    let keyed = || KeyedPool::<u8, _>::builder(FakeKeyed::new(&Db::new()));
+    assert_eq!(field(keyed().max_per_key(0).build().unwrap_err()), "max_per_key");
+    let for_one = Config { min_idle: 1, ..Config::default() };
+    assert_eq!(field(keyed().config(for_one).build().unwrap_err()), "min_idle", "of which key?");
+    assert_eq!(field(Background::new(0).unwrap_err()), "max_connecting");
+    // What is unusual, and makes sense.
+    let none = builder().idle_timeout(None).max_lifetime(None).keepalive(None).leak_after(None);
+    none.validate_after(Duration::ZERO).reserve_after(Duration::ZERO).lifetime_jitter(0.0).build().unwrap();
+    builder().max_size(3).min_idle(3).backoff(SECOND, SECOND).build().unwrap().close();
 
     let env = |name: &str, value: &str| {
         Config::read(EnvReader::from_vars("APP_", [(name.to_owned().into(), value.to_owned().into())]))
@@ -552,15 +574,124 @@ fn c7_nonsense_is_refused_by_name() {
     assert_eq!(env("APP_SIZE", "7").unwrap_err().field(), Some("APP_SIZE"));
 }
 
+/// Every setting with another value than its default. One that is added has to be added here.
+fn unusual() -> (Config, [(&'static str, &'static str); 22]) {
+    let config = Config {
+        name: "shop".into(),
+        max_size: 7,
+        max_per_key: 5,
+        min_idle: 2,
+        queue_mode: QueueMode::Fifo,
+        get_timeout: SECOND * 3,
+        max_waiters: 100,
+        reserve_size: 4,
+        reserve_after: SECOND * 2,
+        connect_timeout: SECOND * 4,
+        backoff_min: SECOND / 4,
+        backoff_max: SECOND * 60,
+        while_down: WhileDown::Wait,
+        validate_after: SECOND,
+        validate_timeout: SECOND * 6,
+        keepalive: Some(SECOND * 30),
+        idle_timeout: None,
+        max_lifetime: Some(SECOND * 90),
+        lifetime_jitter: 0.25,
+        on_panic: OnPanic::Check,
+        nested: Nested::Refuse,
+        leak_after: Some(SECOND * 120),
+    };
+    let text = [
+        ("name", "shop"),
+        ("max_size", "7"),
+        ("max_per_key", "5"),
+        ("min_idle", "2"),
+        ("queue_mode", "fifo"),
+        ("get_timeout", "3s"),
+        ("max_waiters", "100"),
+        ("reserve_size", "4"),
+        ("reserve_after", "2s"),
+        ("connect_timeout", "4s"),
+        ("backoff_min", "250ms"),
+        ("backoff_max", "1m"),
+        ("while_down", "wait"),
+        ("validate_after", "1s"),
+        ("validate_timeout", "6s"),
+        ("keepalive", "30s"),
+        ("idle_timeout", "none"),
+        ("max_lifetime", "1m 30s"),
+        ("lifetime_jitter", "0.25"),
+        ("on_panic", "check"),
+        ("nested", "refuse"),
+        ("leak_after", "2m"),
+    ];
+    (config, text)
+}
+
+#[test]
+fn c7_every_setting_is_read_from_the_environment() {
+    let (config, text) = unusual();
+    let read = |vars: &[(&str, &str)]| {
+        let name = |field: &str| format!("APP_{}", field.to_uppercase());
+        Config::read(EnvReader::from_vars("APP_", vars.iter().map(|(field, text)| (name(field).into(), text.into()))))
+    };
+    assert_eq!(read(&text).unwrap(), config);
+    assert_eq!(read(&[]).unwrap(), Config::default());
+    for (field, text) in text {
+        assert_ne!(read(&[(field, text)]).unwrap(), Config::default(), "{field}");
+        if field != "name" {
+            let error = read(&[(field, "nonsense")]).unwrap_err();
+            assert_eq!(error.field(), Some(&*format!("APP_{}", field.to_uppercase())));
+        }
+    }
+}
+
+#[test]
+fn c7_choices_have_names() {
+    for mode in [QueueMode::Lifo, QueueMode::Fifo] {
+        assert_eq!(mode.to_string().parse::<QueueMode>().unwrap(), mode);
+    }
+    for mode in [OnPanic::Discard, OnPanic::Check, OnPanic::Return] {
+        assert_eq!(mode.to_string().parse::<OnPanic>().unwrap(), mode);
+    }
+    for mode in [WhileDown::Fail, WhileDown::Wait] {
+        assert_eq!(mode.to_string().parse::<WhileDown>().unwrap(), mode);
+    }
+    for mode in [Nested::Off, Nested::Warn, Nested::Refuse] {
+        assert_eq!(mode.to_string().parse::<Nested>().unwrap(), mode);
+    }
+    let error = "sometimes".parse::<Nested>().unwrap_err();
+    assert!(error.to_string().contains("off, warn or refuse"), "{error}");
+}
+
 #[cfg(feature = "serde")]
 #[test]
-fn c7_a_file_is_read_and_unknown_fields_are_refused() {
-    let text = r#"{"max_size": 5, "get_timeout": "1m 30s", "idle_timeout": "none", "max_lifetime": "1h"}"#;
-    let config: Config = serde_json::from_str(text).unwrap();
-    assert_eq!((config.max_size, config.get_timeout), (5, SECOND * 90));
-    assert_eq!((config.idle_timeout, config.max_lifetime), (None, Some(SECOND * 3600)));
-    assert_eq!(config.max_per_key, Config::default().max_per_key);
-    assert!(serde_json::from_str::<Config>(r#"{"size": 5}"#).unwrap_err().to_string().contains("size"));
+fn c7_every_setting_is_read_from_a_file_and_written_to_one() {
+    let (config, text) = unusual();
+    let written = serde_json::to_value(&config).unwrap();
+    assert_eq!(serde_json::from_value::<Config>(written.clone()).unwrap(), config);
+    let mut fields: Vec<&str> = written.as_object().unwrap().keys().map(String::as_str).collect();
+    fields.sort_unstable();
+    let mut expected = text.map(|(field, _)| field);
+    expected.sort_unstable();
+    assert_eq!(fields, expected);
+    // As a human writes it.
+    let is_number = |text: &str| text.parse::<f64>().is_ok();
+    let quoted =
+        text.map(
+            |(field, text)| {
+                if is_number(text) { format!("\"{field}\": {text}") } else { format!("\"{field}\": \"{text}\"") }
+            },
+        );
+    assert_eq!(serde_json::from_str::<Config>(&format!("{{{}}}", quoted.join(", "))).unwrap(), config);
+    assert_eq!(serde_json::from_str::<Config>("{}").unwrap(), Config::default());
+    let no_limits = r#"{"keepalive": "none", "max_lifetime": "none", "leak_after": "none", "backoff_max": "1h"}"#;
+    let config: Config = serde_json::from_str(no_limits).unwrap();
+    assert_eq!((config.keepalive, config.max_lifetime, config.leak_after), (None, None, None));
+    for (field, value) in [("size", "5"), ("queue_mode", "\"random\""), ("nested", "\"sometimes\""), ("keepalive", "5")]
+    {
+        let error = serde_json::from_str::<Config>(&format!("{{\"{field}\": {value}}}")).unwrap_err().to_string();
+        assert!(error.contains(field) || error.contains(value.trim_matches('"')), "{error}");
+    }
 }
 
 #[test]
