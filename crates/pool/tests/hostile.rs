@@ -109,7 +109,7 @@ fn connections_that_are_dead_when_they_are_made_keep_nobody_busy_for_ever() {
     until(|| pool.status().available == 1);
     advance(&clock, SECOND * 29);
     assert_eq!(db.connects(), before + 1, "one for one that keepalive has found dead, and no loop");
-    assert_eq!(db.most(), 2);
+    assert!(db.most() <= 2);
 }
 
 #[test]
