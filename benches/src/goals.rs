@@ -58,11 +58,28 @@ pub const GOALS: &[Goal] = &[
 
     // W-TinyLFU's bookkeeping is moka's; a hit need not pay for it.
     goal("cache", "get, hit, 100,000 keys uniform", "moka", 8.0),
+    goal("cache", "get, hit, 100,000 keys uniform", "quick_cache", 1.0),
+    goal("cache", "get, hit, 100,000 text keys uniform", "amalgam, blocking", 1.0),
+    goal("cache", "get, hit, 100,000 keys, Zipf 0.99", "moka", 8.0),
+    goal("cache", "get, hit, 100,000 keys, Zipf 0.99", "quick_cache", 1.0),
+    goal("cache", "get, hit, 100,000 text keys, Zipf 0.99", "amalgam, blocking", 1.0),
     goal("cache", "get, hit, one hot key", "moka", 8.0),
+    goal("cache", "get, hit, one hot key", "quick_cache", 1.0),
+    // To know whether it has expired takes a look at the clock.
+    goal("cache", "get, hit, one hot key, with a TTL", "quick_cache, which has none", 0.7),
     goal("cache", "get_or_compute, hit", "itself, get", 1.0 / 1.3),
     // A plain HashMap gets 5 to 7 times as dear: the small one is in the processor's cache.
     goal("cache", "get, hit, as entries grow to 100,000", "itself, 100 entries", 0.1),
+    goal("cache", "insert, new keys into a full cache of 10,000", "moka", 2.0),
+    // It neither expires, nor lets inserts win over loads under way, nor runs destructors outside its locks.
+    goal("cache", "insert, new keys into a full cache of 10,000", "quick_cache", 0.5),
+    goal("cache", "memory for each u64 entry, 100,000 entries", "moka", 1.0 / 1.5),
+    goal("cache", "hit ratio, 1 thread: points lost over 0.5", NONE, ZERO),
+    goal("cache", "hit ratio, 8 threads: points lost over 0.5", NONE, ZERO),
+    goal("cache", "64 threads on a cold key: loads over 1", NONE, ZERO),
+    goal("cache", "64 threads on a cold key: CPU over 5 ms", NONE, ZERO),
     goal("cache", "allocations for each hit", NONE, ZERO),
+    goal("cache", "allocations for each get_or_compute hit", NONE, ZERO),
 
     goal("fanout", "publish and receive, 1 receiver", "crossbeam-channel and Arc", 5.0),
     goal("fanout", "publish and receive, 4 receivers", "crossbeam-channel and Arc", 5.0),
@@ -158,6 +175,7 @@ mod tests {
             for case in (area.cases)() {
                 keys.extend(case.rivals.iter().map(|rival| (area.name, case.name, rival.name)));
             }
+            keys.extend((area.amounts)().iter().map(|amount| (area.name, amount.name, amount.rival)));
             keys.extend((area.counts)(&Plan::QUICK).iter().map(|count| (area.name, count.name, NONE)));
         }
         keys

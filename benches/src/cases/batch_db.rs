@@ -4,7 +4,7 @@
 //! emptied after each turn, outside the measured time.
 
 use std::fs::File;
-use std::io::{Seek as _, Write as _};
+use std::io::{Read, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
@@ -131,13 +131,17 @@ macro_rules! references {
     ($($value:expr),*) => { &[$(&$value as &(dyn postgres::types::ToSql + Sync)),*] };
 }
 
+/// All flights of 2013 from New York.
+pub(super) fn open_flights() -> csv::Reader<impl Read> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/data/flights.csv.zst");
+    let file = File::open(path).expect("the flights are part of the repository");
+    csv::Reader::from_reader(zstd::Decoder::new(file).expect("the file is whole"))
+}
+
 /// The flight of this number, going round.
 fn flight(number: u64) -> &'static Flight {
     static FLIGHTS: LazyLock<Vec<Flight>> = LazyLock::new(|| {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/data/flights.csv.zst");
-        let file = File::open(path).expect("the flights are part of the repository");
-        let decoder = zstd::Decoder::new(file).expect("the file is whole");
-        let mut reader = csv::Reader::from_reader(decoder);
+        let mut reader = open_flights();
         // "NA" is a number to nobody.
         let mut record = csv::StringRecord::new();
         let header = reader.headers().expect("it has a header").clone();

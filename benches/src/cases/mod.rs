@@ -9,6 +9,12 @@ pub mod batch_keyed;
 pub mod batch_reduce;
 pub mod batch_send;
 pub mod cache;
+pub mod cache_hit;
+pub mod cache_insert;
+pub mod cache_load;
+mod cache_memory;
+pub mod cache_ratio;
+mod cache_trace;
 pub mod examples;
 pub mod fanout;
 pub mod limit;
@@ -22,6 +28,7 @@ mod pool_server;
 pub mod pool_spike;
 pub mod queue;
 
+use crate::board::Better;
 use crate::measure::{Case, Plan};
 
 /// A crate, and what is measured of it.
@@ -33,6 +40,8 @@ pub struct Area {
     pub cases: fn() -> Vec<Case>,
     /// What is to be zero.
     pub counts: fn(&Plan) -> Vec<Count>,
+    /// What both sides have, and is not time.
+    pub amounts: fn() -> Vec<Amount>,
 }
 
 /// Something that is counted, for each operation, and should be zero.
@@ -46,15 +55,32 @@ pub struct Count {
     pub ours: fn() -> f64,
 }
 
+/// Something other than time that both sides have: memory at rest, for example. It is the same each time.
+#[derive(Clone, Copy, Debug)]
+pub struct Amount {
+    /// What it is. The goal is found by it.
+    pub name: &'static str,
+    /// In what.
+    pub unit: &'static str,
+    /// Which way is better.
+    pub better: Better,
+    /// How much we have of it.
+    pub ours: fn() -> f64,
+    /// Somebody else.
+    pub rival: &'static str,
+    /// How much they have.
+    pub theirs: fn() -> f64,
+}
+
 /// All areas but [`examples`], which runs whole programs.
 pub const AREAS: &[Area] = &[
-    Area { name: "batch", cases: batch::cases, counts: |_| batch::counts() },
-    Area { name: "cache", cases: cache::cases, counts: |_| cache::counts() },
-    Area { name: "fanout", cases: fanout::cases, counts: |_| Vec::new() },
-    Area { name: "limit", cases: limit::cases, counts: |_| limit::counts() },
-    Area { name: "metrics", cases: metrics::cases, counts: |_| metrics::counts() },
-    Area { name: "pool", cases: pool::cases, counts: pool::counts },
-    Area { name: "queue", cases: queue::cases, counts: |_| Vec::new() },
+    Area { name: "batch", cases: batch::cases, counts: |_| batch::counts(), amounts: Vec::new },
+    Area { name: "cache", cases: cache::cases, counts: cache::counts, amounts: cache::amounts },
+    Area { name: "fanout", cases: fanout::cases, counts: |_| Vec::new(), amounts: Vec::new },
+    Area { name: "limit", cases: limit::cases, counts: |_| limit::counts(), amounts: Vec::new },
+    Area { name: "metrics", cases: metrics::cases, counts: |_| metrics::counts(), amounts: Vec::new },
+    Area { name: "pool", cases: pool::cases, counts: pool::counts, amounts: Vec::new },
+    Area { name: "queue", cases: queue::cases, counts: |_| Vec::new(), amounts: Vec::new },
 ];
 
 /// Why building one of ours cannot fail here.
@@ -73,6 +99,11 @@ fn allocations_each(mut operation: impl FnMut()) -> f64 {
     count();
     let least = (0..5).map(|_| count()).min().unwrap_or(u64::MAX);
     least as f64 / f64::from(OPERATIONS)
+}
+
+/// To one digit after the point.
+fn tenths(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
 }
 
 /// Marsaglia's xorshift64: a few instructions, the same for both sides.

@@ -11,7 +11,7 @@ use fullbore_testkit::eventually;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::pool_server::{Client, Server};
-use super::{Count, FITS};
+use super::{Count, FITS, tenths};
 use crate::measure::Plan;
 
 const THREADS: u32 = 64;
@@ -58,10 +58,6 @@ fn counts<const SECONDS: u64>() -> Vec<Count> {
             },
         },
     ]
-}
-
-fn tenths(value: f64) -> f64 {
-    (value * 10.0).round() / 10.0
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -156,7 +152,7 @@ impl Callers {
 }
 
 /// What this clock has measured so far: of the whole process, all threads, or of this thread.
-fn cpu_time(clock: ClockId) -> Duration {
+pub(super) fn cpu_time(clock: ClockId) -> Duration {
     let now = clock_gettime(clock);
     // Both parts of a CPU clock are never negative.
     Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))

@@ -10,8 +10,8 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use fullbore_benches::board::{self, Better, Met, Row, Subject};
-use fullbore_benches::cases::{AREAS, Area, examples};
-use fullbore_benches::measure::{Case, Plan, Rival, compare};
+use fullbore_benches::cases::{AREAS, Amount, Area, examples};
+use fullbore_benches::measure::{Case, Plan, Rival, Round, compare};
 use fullbore_testkit::CountingAlloc;
 
 use crate::args::{Args, Asked};
@@ -98,6 +98,14 @@ impl Board {
                 self.outcome(&what, row);
             }
         }
+        for amount in (area.amounts)() {
+            let what = format!("{}: {} against {}", area.name, amount.name, amount.rival);
+            if !args.wants_case(&what) {
+                continue;
+            }
+            let row = catching(|| Ok(vec![compared(area.name, &amount)]));
+            self.outcome(&what, row);
+        }
         for count in (area.counts)(&self.plan) {
             let what = format!("{}: {}", area.name, count.name);
             if !args.wants_case(&what) {
@@ -127,6 +135,13 @@ fn duel(plan: &Plan, area: &'static str, case: &Case, rival: &Rival) -> Row {
     let rounds = compare(&case.plan(plan), case.threads, &mut (case.ours)(), &mut (rival.side)());
     let subject = Subject { area, case: case.name, rival: rival.name, threads: case.threads };
     Row::new(subject, "ns", Better::Less, &rounds)
+}
+
+/// Counted, not timed: once is enough.
+fn compared(area: &'static str, amount: &Amount) -> Row {
+    let round = Round { ours: (amount.ours)(), theirs: (amount.theirs)() };
+    let subject = Subject { area, case: amount.name, rival: amount.rival, threads: 1 };
+    Row::new(subject, amount.unit, amount.better, &[round])
 }
 
 /// An assertion of one case does not end the others.
