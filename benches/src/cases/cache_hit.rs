@@ -20,7 +20,7 @@ const CAPACITY: u64 = 2 * ENTRIES;
 /// Long enough that nothing expires.
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
-/// Who is asked about the keys of each case.
+/// How many of them ask.
 const THREADS: [usize; 3] = [1, 2, 8];
 
 /// See the module. For the list of the area `cache`.

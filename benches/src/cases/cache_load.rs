@@ -63,7 +63,7 @@ fn stampede() -> Stampede {
         thread::sleep(LOAD);
         Ok::<_, Infallible>(42)
     };
-    // The second time: nobody is to pay for the end of a thread while another still waits for its value.
+    // They begin together, and none ends while another waits for its value: what its end costs would count.
     let all = Barrier::new(THREADS);
     thread::scope(|scope| {
         for _ in 0..THREADS {
