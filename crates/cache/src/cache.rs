@@ -12,11 +12,12 @@ use fullbore_core::{Clock, Close, Event, Events, Failure, Leftover, Undelivered}
 use fullbore_metrics::{Departure, Outcome, Station, sampled};
 
 use crate::config::{CacheBuilder, Config, Weigher};
-use crate::entry::{Entry, Grave, Kept};
+use crate::entry::{Entry, Grave, Kept, NEVER};
 use crate::error::{CacheError, LoadState};
 use crate::flight::{Claim, Entered, Landing, Table};
 use crate::load::LoadCtx;
-use crate::stats::{CacheStats, Tally, count};
+use crate::stats::{CacheStats, Tally};
+use crate::store::Held;
 
 /// Values by key, a bounded number of them, each loaded once when it is missing. A cheap handle; clones share everything.
 ///
@@ -69,9 +70,9 @@ where
         station: Station,
         events: Events,
     ) -> Self {
-        let table = Table::new(config.capacity, clock.clone());
-        let grave = Arc::new(Grave::new());
         let tally = Tally::default();
+        let table = Table::new(config.capacity, clock.clone(), Arc::clone(&tally.hits));
+        let grave = Arc::new(Grave::new());
         Self { shared: Arc::new(Shared { table, grave, weigher, config, clock, tally, station, events }) }
     }
 
@@ -81,7 +82,11 @@ where
         let shared = &*self.shared;
         let _burial = shared.burial();
         let entry = shared.table.get(key);
-        count(if entry.is_some() { &shared.tally.hits } else { &shared.tally.misses });
+        if entry.is_some() {
+            shared.tally.hits.inc();
+        } else {
+            shared.tally.misses.inc();
+        }
         entry.map(|entry| entry.value().clone())
     }
 
@@ -105,7 +110,7 @@ where
             return;
         }
         let kept = shared.weigh(&key, &value, ttl);
-        shared.table.insert(key, |generation| Entry::new(value, kept, generation, &shared.grave));
+        shared.table.insert(key, Held::new(value, &shared.grave), kept);
     }
 
     /// Takes the value out and returns it if it was there. It wins over every load of the key that is under way: the value
@@ -113,7 +118,7 @@ where
     pub fn remove(&self, key: &K) -> Option<V> {
         let shared = &*self.shared;
         let _burial = shared.burial();
-        shared.table.remove(key).map(|entry| entry.value().clone())
+        shared.table.remove(key).map(Held::into_value)
     }
 
     /// Forgets all values, and wins over every load that is under way, as [`remove`](Self::remove) does. Memory is given back
@@ -180,26 +185,26 @@ where
         // C6: a hit is timed now and then.
         let since = sampled().then(Instant::now);
         if let Some(entry) = shared.table.get(key) {
-            return Ok(shared.hit(&entry, since));
+            return Ok(shared.hit(entry, since));
         }
         let mut joined = None;
         let entered = shared.table.enter(key, shared.config.load_timeout, deadline, || {
             joined = Some(Instant::now());
-            count(&shared.tally.waits);
+            shared.tally.waits.inc();
             shared.station.arrived(1);
         });
         if !matches!(entered, Entered::Hit(_)) {
-            count(&shared.tally.misses);
+            shared.tally.misses.inc();
         }
         if let Some(joined) = joined {
             shared.station.waited(joined.elapsed());
         }
         match entered {
-            Entered::Hit(entry) => Ok(shared.hit(&entry, since)),
+            Entered::Hit(entry) => Ok(shared.hit(entry, since)),
             Entered::Lead(claim) => shared.load(claim, key, deadline, load),
             Entered::Landed(landing) => shared.landed(landing),
             Entered::TimedOut { load_age, waiting } => {
-                count(&shared.tally.wait_timeouts);
+                shared.tally.wait_timeouts.inc();
                 shared.station.departed(Departure::Returned, 1);
                 Err(shared.timed_out(Some(load_age), waiting))
             }
@@ -232,8 +237,36 @@ where
         Undelivered::new(Vec::new(), in_flight, Vec::new()).into_result()
     }
 
-    /// How many entries there are, those included that have expired and that nobody has asked for since. Brings the policy up
-    /// to date first, which takes a while after many changes: for reports and tests.
+    /// The value, if it is there and has not expired, without a trace: neither the policy nor the counts learn of it.
+    #[must_use]
+    pub fn peek(&self, key: &K) -> Option<V> {
+        let shared = &*self.shared;
+        let _burial = shared.burial();
+        shared.table.look(key).map(|(held, _)| held.into_value())
+    }
+
+    /// For how long the value will still be returned, if it is there: `Some(None)` if it does not expire. Leaves no trace.
+    #[must_use]
+    pub fn ttl_left(&self, key: &K) -> Option<Option<Duration>> {
+        let shared = &*self.shared;
+        let _burial = shared.burial();
+        let expires = shared.table.look(key)?.1.expires;
+        Some((expires != NEVER).then(|| Duration::from_nanos(expires.saturating_sub(shared.clock.coarse()))))
+    }
+
+    /// Changes the capacity, and displaces at once what is too much.
+    pub fn resize(&self, capacity: u64) {
+        let _burial = self.shared.burial();
+        self.shared.table.resize(capacity);
+    }
+
+    /// What all entries weigh, which is never more than the capacity; without a weigher, how many there are.
+    #[must_use]
+    pub fn weight(&self) -> u64 {
+        self.shared.table.weight()
+    }
+
+    /// How many entries there are, those included that have expired and that nobody has asked for since.
     #[must_use]
     pub fn entry_count(&self) -> u64 {
         let _burial = self.shared.burial();
@@ -259,12 +292,21 @@ where
     K: Hash + Eq + Clone + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    fn hit(&self, entry: &Entry<V>, since: Option<Instant>) -> V {
-        count(&self.tally.hits);
-        self.station.arrived(1);
-        let service = Service::begin(&self.station, since);
-        let value = entry.value().clone();
-        service.end(Outcome::Served);
+    #[inline]
+    fn hit(&self, held: Held<V>, since: Option<Instant>) -> V {
+        self.tally.hits.inc();
+        if since.is_some() {
+            self.station.arrived(1);
+            let service = Service::begin(&self.station, since);
+            let value = held.into_value();
+            service.end(Outcome::Served);
+            return value;
+        }
+        // Three counts in one, unless the value's `Clone` panics.
+        let unless_it_panics = Passing(&self.station);
+        let value = held.into_value();
+        std::mem::forget(unless_it_panics);
+        self.station.passed(1);
         value
     }
 
@@ -278,35 +320,36 @@ where
     where
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        count(&self.tally.loads);
+        self.tally.loads.inc();
         self.station.arrived(1);
         let service = Service::begin(&self.station, Some(Instant::now()));
         let mut ctx = LoadCtx::new(self.config.ttl, deadline);
         let loaded = catch_unwind(AssertUnwindSafe(|| {
             let value = load(&mut ctx).map_err(Failure::error)?;
-            let kept = self.weigh(key, &value, ctx.ttl);
-            let entry = Entry::new(value.clone(), kept, claim.generation(), &self.grave);
-            Ok::<_, Failure>((value, entry))
+            let kept = Kept { generation: claim.generation(), ..self.weigh(key, &value, ctx.ttl) };
+            let entry = Entry::new(value.clone(), &self.grave);
+            let held = Held::of(&entry);
+            Ok::<_, Failure>((value, entry, held, kept))
         }));
         match loaded {
-            Ok(Ok((value, entry))) => {
+            Ok(Ok((value, entry, held, kept))) => {
                 let keep = ctx.store && ctx.ttl != Some(Duration::ZERO);
-                if !claim.land(&Ok(entry), keep) {
-                    count(&self.tally.invalidated_loads);
+                if !claim.land(&Ok(entry), keep.then_some((held, kept))) {
+                    self.tally.invalidated_loads.inc();
                 }
                 service.end(Outcome::Served);
                 Ok(value)
             }
             Ok(Err(failure)) => {
-                count(&self.tally.load_failures);
-                claim.land(&Err(CacheError::Load(failure.clone())), false);
+                self.tally.load_failures.inc();
+                claim.land(&Err(CacheError::Load(failure.clone())), None);
                 service.end(Outcome::Failed);
                 Err(CacheError::Load(failure))
             }
             Err(payload) => {
-                count(&self.tally.load_failures);
+                self.tally.load_failures.inc();
                 let failure = Failure::panicked(&*payload);
-                claim.land(&Err(CacheError::Load(failure.clone())), false);
+                claim.land(&Err(CacheError::Load(failure.clone())), None);
                 service.end(Outcome::Failed);
                 self.events.emit(Event::Panic, || format!("a load {failure}"));
                 resume_unwind(payload)
@@ -329,7 +372,8 @@ where
 
     fn weigh(&self, key: &K, value: &V, ttl: Option<Duration>) -> Kept {
         let weight = self.weigher.as_ref().map_or(1, |weigher| weigher(key, value).max(1));
-        Kept { weight, expires: ttl.and_then(|ttl| self.clock.after(ttl)) }
+        let expires = ttl.map_or(NEVER, |ttl| self.clock.coarse().saturating_add(nanos(ttl)));
+        Kept { weight, expires, generation: 0 }
     }
 
     fn timed_out(&self, load_age: Option<Duration>, waiting: usize) -> CacheError {
@@ -351,8 +395,12 @@ struct Burial<'a, V> {
 }
 
 impl<V> Drop for Burial<'_, V> {
+    #[inline]
     fn drop(&mut self) {
-        self.grave.bury(self.events);
+        // Values that lie in the table have no destructor.
+        if std::mem::needs_drop::<V>() {
+            self.grave.bury(self.events);
+        }
     }
 }
 
@@ -383,6 +431,17 @@ impl Drop for Service<'_> {
     }
 }
 
+/// An untimed hit. Dropped, by a panicking `Clone`, it counts as failed.
+struct Passing<'a>(&'a Station);
+
+impl Drop for Passing<'_> {
+    #[cold]
+    fn drop(&mut self) {
+        self.0.arrived(1);
+        drop(Service::begin(self.0, None));
+    }
+}
+
 impl<K, V> Clone for Cache<K, V> {
     fn clone(&self) -> Self {
         Self { shared: Arc::clone(&self.shared) }
@@ -410,4 +469,9 @@ impl<K, V> fmt::Debug for Cache<K, V> {
             .field("stats", &self.shared.tally.read())
             .finish_non_exhaustive()
     }
+}
+
+/// For sums with the coarse time.
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

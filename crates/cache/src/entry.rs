@@ -2,31 +2,40 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use fullbore_core::{Clock, Event, Events, Monitor, contain};
 
-/// A value with what decides whether it may still be returned.
+/// A value that several share: the store, the call that loaded it, those who waited.
 pub(crate) struct Entry<V> {
     /// `None` only inside `drop`.
     value: Option<V>,
-    pub(crate) kept: Kept,
-    /// The generation of the cache when it was inserted, or when its load began. Another one than the cache's: cleared.
-    pub(crate) generation: u64,
     grave: Arc<Grave<V>>,
 }
 
-/// For how long a value may be returned, and what it weighs.
+/// What decides whether a value may still be returned, and what it weighs.
 #[derive(Clone, Copy)]
 pub(crate) struct Kept {
-    /// From this instant on it is not returned. `None`: never.
-    pub(crate) expires: Option<Instant>,
+    /// From this moment on, in the clock's coarse time, it is not returned.
+    pub(crate) expires: u64,
+    /// The generation of the cache when it was inserted, or when its load began. Another one than the cache's: cleared.
+    pub(crate) generation: u32,
     pub(crate) weight: u32,
 }
 
+impl Kept {
+    /// Whether it may not be returned any more.
+    #[inline]
+    pub(crate) fn is_dead(self, generation: u32, clock: &Clock) -> bool {
+        self.generation != generation || (self.expires != NEVER && clock.coarse() >= self.expires)
+    }
+}
+
+/// An entry that does not expire.
+pub(crate) const NEVER: u64 = u64::MAX;
+
 impl<V> Entry<V> {
-    pub(crate) fn new(value: V, kept: Kept, generation: u64, grave: &Arc<Grave<V>>) -> Arc<Self> {
-        Arc::new(Self { value: Some(value), kept, generation, grave: Arc::clone(grave) })
+    pub(crate) fn new(value: V, grave: &Arc<Grave<V>>) -> Arc<Self> {
+        Arc::new(Self { value: Some(value), grave: Arc::clone(grave) })
     }
 
     pub(crate) fn value(&self) -> &V {

@@ -1,17 +1,18 @@
 //! Flights: who loads a key, who waits for it, and what may reach the store. The protocol is in the crate's README.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use fullbore_core::{Clock, Failure, Locked, Monitor, Serve, Waiters};
+use fullbore_metrics::Counter;
 
-use crate::entry::Entry;
+use crate::entry::{Entry, Kept};
 use crate::error::CacheError;
-use crate::store::Store;
-use crate::sync::{AtomicU64, Ordering, ThreadId, current};
+use crate::store::{Held, Look, Store};
+use crate::sync::{AtomicU32, Ordering, ThreadId, current};
 
 /// What a load ends with, for those who wait.
 pub(crate) type Landing<V> = Result<Arc<Entry<V>>, CacheError>;
@@ -19,11 +20,9 @@ pub(crate) type Landing<V> = Result<Arc<Entry<V>>, CacheError>;
 /// The entries and the flights of a cache.
 pub(crate) struct Table<K, V> {
     shards: Box<[Monitor<Shard<K, V>>]>,
-    hasher: RandomState,
     store: Store<K, V>,
     /// Counts the calls of `clear`. Entries and flights of an earlier generation do not exist any more.
-    generation: AtomicU64,
-    clock: Clock,
+    generation: AtomicU32,
 }
 
 struct Shard<K, V> {
@@ -42,15 +41,15 @@ struct Shard<K, V> {
 struct Flight {
     leader: ThreadId,
     since: Instant,
-    generation: u64,
+    generation: u32,
     /// Written under the shard's lock only; atomic because the compiler cannot know that.
     waiting: AtomicUsize,
 }
 
 /// How [`Table::enter`] ended.
-pub(crate) enum Entered<'a, K: Hash + Eq + Clone + Send + Sync + 'static, V: Send + Sync + 'static> {
+pub(crate) enum Entered<'a, K: Hash + Eq + Clone + Send + Sync + 'static, V: Clone + Send + Sync + 'static> {
     /// The value is there after all.
-    Hit(Arc<Entry<V>>),
+    Hit(Held<V>),
     /// The caller is to load it, and to say how that ended.
     Lead(Claim<'a, K, V>),
     /// Somebody else's load ended, or the cache was closed.
@@ -66,9 +65,9 @@ pub(crate) enum Entered<'a, K: Hash + Eq + Clone + Send + Sync + 'static, V: Sen
 impl<K, V> Table<K, V>
 where
     K: Hash + Eq + Clone + Send + Sync + 'static,
-    V: Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
 {
-    pub(crate) fn new(capacity: u64, clock: Clock) -> Self {
+    pub(crate) fn new(capacity: u64, clock: Clock, hits: Arc<Counter>) -> Self {
         let shard = || {
             let shard = Shard {
                 flights: HashMap::new(),
@@ -80,68 +79,92 @@ where
             Monitor::new(shard, clock.clone())
         };
         let shards = (0..shard_count()).map(|_| shard()).collect();
-        Self { shards, hasher: RandomState::new(), store: Store::new(capacity), generation: AtomicU64::new(0), clock }
+        Self { shards, store: Store::new(capacity, clock, hits), generation: AtomicU32::new(0) }
     }
 
     /// The entry of `key`, if it may be returned. Takes no lock of ours unless it finds a dead one.
-    pub(crate) fn get(&self, key: &K) -> Option<Arc<Entry<V>>> {
-        let entry = self.store.get(key)?;
-        if self.is_live(&entry) {
-            return Some(entry);
+    #[inline]
+    pub(crate) fn get(&self, key: &K) -> Option<Held<V>> {
+        let hash = self.hash(key);
+        match self.store.get(hash, key, self.generation()) {
+            Look::Live(held) => Some(held),
+            Look::Nothing => None,
+            Look::Dead => self.get_locked(hash, key),
         }
-        let _shard = self.shard(key).lock();
-        self.peek(key)
+    }
+
+    /// A dead one is removed, unless there is a live one by now.
+    #[cold]
+    fn get_locked(&self, hash: u64, key: &K) -> Option<Held<V>> {
+        let _shard = self.shard(hash).lock();
+        self.peek(hash, key)
+    }
+
+    /// The entry of `key`, if it may be returned, without a trace. Takes no lock of ours.
+    pub(crate) fn look(&self, key: &K) -> Option<(Held<V>, Kept)> {
+        match self.store.peek(self.hash(key), key, self.generation()) {
+            Look::Live(found) => Some(found),
+            Look::Dead | Look::Nothing => None,
+        }
+    }
+
+    #[inline]
+    fn hash(&self, key: &K) -> u64 {
+        self.store.hash(key)
     }
 
     /// As `get`, with the shard's lock held by the caller; a dead entry is removed.
-    fn peek(&self, key: &K) -> Option<Arc<Entry<V>>> {
-        if !self.store.contains(key) {
-            return None;
+    fn peek(&self, hash: u64, key: &K) -> Option<Held<V>> {
+        let generation = self.generation();
+        match self.store.peek(hash, key, generation) {
+            Look::Live((held, _)) => return Some(held),
+            Look::Nothing => {}
+            Look::Dead => {
+                self.store.remove(hash, key, generation);
+            }
         }
-        let entry = self.store.get(key)?;
-        if self.is_live(&entry) {
-            return Some(entry);
-        }
-        self.store.remove(key);
         None
     }
 
-    pub(crate) fn is_live(&self, entry: &Entry<V>) -> bool {
-        entry.generation == self.generation() && entry.kept.expires.is_none_or(|at| self.clock.now() < at)
-    }
-
-    pub(crate) fn generation(&self) -> u64 {
+    #[inline]
+    pub(crate) fn generation(&self) -> u32 {
         // ORDERING: Acquire pairs with the AcqRel of `clear`: what was made after a `clear` returned bears its generation.
         self.generation.load(Ordering::Acquire)
     }
 
     /// Puts an entry of the present generation in. A flight of the key can no longer reach the store.
-    pub(crate) fn insert(&self, key: K, entry: impl FnOnce(u64) -> Arc<Entry<V>>) {
+    pub(crate) fn insert(&self, key: K, held: Held<V>, mut kept: Kept) {
         // Declared before the lock: the key in it is dropped after the lock's release.
         let _detached;
-        let mut shard = self.shard(&key).lock();
+        let hash = self.hash(&key);
+        let mut shard = self.shard(hash).lock();
         _detached = shard.flights.remove_entry(&key);
         // Read under the lock: an older one could replace a later insert's entry and be dead itself.
-        self.store.insert(key, entry(self.generation()));
+        kept.generation = self.generation();
+        self.store.insert(hash, key, held, kept, kept.generation);
     }
 
     /// Takes the entry out. A flight of the key can no longer reach the store.
-    pub(crate) fn remove(&self, key: &K) -> Option<Arc<Entry<V>>> {
+    pub(crate) fn remove(&self, key: &K) -> Option<Held<V>> {
         let _detached;
-        let entry = {
-            let mut shard = self.shard(key).lock();
+        let hash = self.hash(key);
+        let removed = {
+            let mut shard = self.shard(hash).lock();
             _detached = shard.flights.remove_entry(key);
-            self.store.remove(key)
+            self.store.remove(hash, key, self.generation())
         };
-        entry.filter(|entry| self.is_live(entry))
+        match removed {
+            Look::Live(held) => Some(held),
+            Look::Dead | Look::Nothing => None,
+        }
     }
 
     /// Forgets everything. Flights can no longer reach the store, and nobody joins them.
     pub(crate) fn clear(&self) {
         // ORDERING: AcqRel pairs with the Acquire in `generation`.
-        self.generation.fetch_add(1, Ordering::AcqRel);
-        // Only frees memory: what is still there is of an earlier generation.
-        self.store.clear();
+        let generation = self.generation.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
+        // Only frees memory: what is of an earlier generation is not returned any more.
+        self.store.clear(generation);
     }
 
     /// Finds the entry, joins the flight, or makes the caller its leader. `joined` runs under the lock before a wait.
@@ -152,7 +175,8 @@ where
         deadline: Option<Instant>,
         joined: impl FnOnce(),
     ) -> Entered<'a, K, V> {
-        let monitor = self.shard(key);
+        let hash = self.hash(key);
+        let monitor = self.shard(hash);
         let mut shard = monitor.lock();
         let generation = self.generation();
         if let Some(flight) = shard.flights.get(key)
@@ -170,8 +194,8 @@ where
             return Self::wait(shard, &flight, until);
         }
         // The flight that the caller did not find may have landed just now: under the lock, the entry or the flight is there.
-        if let Some(entry) = self.peek(key) {
-            return Entered::Hit(entry);
+        if let Some(found) = self.peek(hash, key) {
+            return Entered::Hit(found);
         }
         if shard.closed {
             return Entered::Refused(CacheError::Closed);
@@ -228,9 +252,19 @@ where
         self.store.count()
     }
 
-    fn shard(&self, key: &K) -> &Monitor<Shard<K, V>> {
+    fn shard(&self, hash: u64) -> &Monitor<Shard<K, V>> {
         // The number of shards is a power of two far below 2^32.
-        &self.shards[self.hasher.hash_one(key) as usize & (self.shards.len() - 1)]
+        &self.shards[hash as usize & (self.shards.len() - 1)]
+    }
+
+    /// Changes the capacity.
+    pub(crate) fn resize(&self, capacity: u64) {
+        self.store.resize(capacity, self.generation());
+    }
+
+    /// What all entries weigh.
+    pub(crate) fn weight(&self) -> u64 {
+        self.store.weight()
     }
 }
 
@@ -243,7 +277,7 @@ fn shard_count() -> usize {
 }
 
 /// The leader's duty to say how the load ended; dropping it says that it was cut short.
-pub(crate) struct Claim<'a, K: Hash + Eq + Clone + Send + Sync + 'static, V: Send + Sync + 'static> {
+pub(crate) struct Claim<'a, K: Hash + Eq + Clone + Send + Sync + 'static, V: Clone + Send + Sync + 'static> {
     table: &'a Table<K, V>,
     monitor: &'a Monitor<Shard<K, V>>,
     key: &'a K,
@@ -254,16 +288,16 @@ pub(crate) struct Claim<'a, K: Hash + Eq + Clone + Send + Sync + 'static, V: Sen
 impl<K, V> Claim<'_, K, V>
 where
     K: Hash + Eq + Clone + Send + Sync + 'static,
-    V: Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
 {
     /// The generation in which the load began.
-    pub(crate) fn generation(&self) -> u64 {
+    pub(crate) fn generation(&self) -> u32 {
         self.flight.generation
     }
 
     /// Ends the flight: in one step the entry reaches the store, if `keep` and if nothing invalidated it meanwhile, and the
     /// flight is gone. Then everybody who waits gets `landing`. Says whether the key was still valid.
-    pub(crate) fn land(mut self, landing: &Landing<V>, keep: bool) -> bool {
+    pub(crate) fn land(mut self, landing: &Landing<V>, keep: Option<(Held<V>, Kept)>) -> bool {
         // Declared before the lock: the key in it is dropped after the lock's release.
         let mut mine = None;
         let monitor = self.monitor;
@@ -274,11 +308,11 @@ where
         let found = mine.is_some();
         let valid = found && self.flight.generation == self.table.generation();
         if valid
-            && keep
-            && let Ok(entry) = landing
+            && let Some((held, kept)) = keep
             && let Some((key, _)) = mine.take()
         {
-            self.table.store.insert(key, Arc::clone(entry));
+            let hash = self.table.hash(&key);
+            self.table.store.insert(hash, key, held, kept, self.flight.generation);
         }
         self.depart(&mut shard, landing, found);
         drop(shard);
@@ -309,7 +343,7 @@ where
 impl<K, V> Drop for Claim<'_, K, V>
 where
     K: Hash + Eq + Clone + Send + Sync + 'static,
-    V: Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
 {
     fn drop(&mut self) {
         if !self.landed {

@@ -1,6 +1,8 @@
 //! Counts of what the cache did for its callers.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+
+use fullbore_metrics::Counter;
 
 /// What a cache has done since it was built. Each number is exact; taken while others work they may not add up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,23 +36,19 @@ impl CacheStats {
 
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    pub(crate) hits: AtomicU64,
-    pub(crate) misses: AtomicU64,
-    pub(crate) loads: AtomicU64,
-    pub(crate) load_failures: AtomicU64,
-    pub(crate) waits: AtomicU64,
-    pub(crate) wait_timeouts: AtomicU64,
-    pub(crate) invalidated_loads: AtomicU64,
-}
-
-pub(crate) fn count(counter: &AtomicU64) {
-    // ORDERING: Relaxed here and below: plain counts, nothing is published through them.
-    counter.fetch_add(1, Ordering::Relaxed);
+    /// The store's policy reads it, too.
+    pub(crate) hits: Arc<Counter>,
+    pub(crate) misses: Counter,
+    pub(crate) loads: Counter,
+    pub(crate) load_failures: Counter,
+    pub(crate) waits: Counter,
+    pub(crate) wait_timeouts: Counter,
+    pub(crate) invalidated_loads: Counter,
 }
 
 impl Tally {
     pub(crate) fn read(&self) -> CacheStats {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let read = |counter: &Counter| counter.get();
         CacheStats {
             hits: read(&self.hits),
             misses: read(&self.misses),

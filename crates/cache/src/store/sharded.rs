@@ -1,0 +1,188 @@
+//! The shards together: who is where, and how much there may be in all.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use fullbore_core::Clock;
+use fullbore_metrics::Counter;
+use parking_lot::RwLock;
+
+use super::Look;
+use super::shard::{Full, Shard, Slot};
+use crate::entry::Kept;
+
+/// On lines of its own: a reader writes to the lock.
+#[repr(align(128))]
+struct Line<K, T>(RwLock<Shard<K, T>>);
+
+/// Entries by key, up to a weight.
+pub(super) struct Sharded<K, T> {
+    shards: Box<[Line<K, T>]>,
+    /// Which bits of a hash choose the shard.
+    mask: u64,
+    capacity: AtomicU64,
+    /// The weight of all entries. Only raised when it stays within the capacity.
+    weight: AtomicU64,
+    /// Of all calls: the policy needs to know how many uses there are.
+    hits: Arc<Counter>,
+    clock: Clock,
+}
+
+/// What has left the table, one as a rule.
+struct Gone<K, T> {
+    first: Option<Slot<K, T>>,
+    more: Vec<Slot<K, T>>,
+}
+
+impl<K, T> Default for Gone<K, T> {
+    fn default() -> Self {
+        Self { first: None, more: Vec::new() }
+    }
+}
+
+impl<K, T> Gone<K, T> {
+    fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    fn push(&mut self, slot: Slot<K, T>) {
+        match self.first {
+            None => self.first = Some(slot),
+            Some(_) => self.more.push(slot),
+        }
+    }
+}
+
+/// A shard has at least so many entries before there is a second one: the policy chooses within one.
+const WORTH_A_SHARD: u64 = 64;
+/// More shards mean that two threads meet seldom in one.
+const SHARDS_EACH_CORE: u64 = 16;
+
+impl<K: Eq, T: Clone> Sharded<K, T> {
+    pub(super) fn new(capacity: u64, clock: Clock, hits: Arc<Counter>) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+        let shards = (SHARDS_EACH_CORE * cores).next_power_of_two();
+        // The power of two that is not above.
+        let most = (capacity / WORTH_A_SHARD).max(1).ilog2();
+        let shards = shards.min(1 << most);
+        Self {
+            shards: (0..shards).map(|number| Line(RwLock::new(Shard::new(number + 1)))).collect(),
+            mask: shards - 1,
+            capacity: AtomicU64::new(capacity),
+            weight: AtomicU64::new(0),
+            hits,
+            clock,
+        }
+    }
+
+    /// The table within a shard chooses by the lowest and the highest bits.
+    #[inline]
+    fn shard(&self, hash: u64) -> &RwLock<Shard<K, T>> {
+        &self.shards[(hash >> 32 & self.mask) as usize].0
+    }
+
+    #[inline]
+    pub(super) fn get(&self, hash: u64, key: &K, generation: u32) -> Look<T> {
+        self.shard(hash).read().get(hash, key, generation, &self.clock)
+    }
+
+    pub(super) fn peek(&self, hash: u64, key: &K, generation: u32) -> Look<(T, Kept)> {
+        self.shard(hash).read().peek(hash, key, generation, &self.clock)
+    }
+
+    pub(super) fn insert(&self, hash: u64, key: K, held: T, kept: Kept, generation: u32, hasher: impl Fn(&K) -> u64) {
+        let weight = u64::from(kept.weight);
+        if weight > self.capacity.load(Relaxed) {
+            self.remove(hash, &key, generation);
+            return;
+        }
+        let slot = Slot::new(key, held, kept);
+        // Entries and keys that go are dropped after the lock.
+        let mut gone = Gone::default();
+        let mut shard = self.shard(hash).write();
+        shard.note(hash, || self.hits.get() / self.shards.len() as u64);
+        if let Some(old) = shard.remove(hash, &slot.key) {
+            self.release(old.weight());
+            gone.push(old);
+        }
+        // One that replaces another is not compared again: the key is here, and only its value is another one.
+        let candidate = gone.is_empty().then_some(hash);
+        let mut elsewhere = self.shards.iter();
+        while !self.reserve(weight) {
+            match shard.displace(candidate, generation, &self.clock, &hasher) {
+                Ok(old) => {
+                    self.release(old.weight());
+                    gone.push(old);
+                }
+                Err(Full::Worse) => return,
+                // The others are full. Whoever holds a lock there is about to change it; then so be it.
+                Err(Full::Empty) => {
+                    let Some(other) = elsewhere.next() else { return };
+                    let Some(mut other) = other.0.try_write() else { continue };
+                    if let Ok(old) = other.displace(candidate, generation, &self.clock, &hasher) {
+                        self.release(old.weight());
+                        drop(other);
+                        gone.push(old);
+                    }
+                }
+            }
+        }
+        if let Some(old) = shard.put(hash, slot, &hasher) {
+            gone.push(old);
+        }
+        drop(shard);
+    }
+
+    fn reserve(&self, weight: u64) -> bool {
+        let capacity = self.capacity.load(Relaxed);
+        // ORDERING: Relaxed: the sum is all that matters; entries are under the locks.
+        self.weight.fetch_update(Relaxed, Relaxed, |sum| sum.checked_add(weight).filter(|sum| *sum <= capacity)).is_ok()
+    }
+
+    fn release(&self, weight: u64) {
+        self.weight.fetch_sub(weight, Relaxed);
+    }
+
+    pub(super) fn remove(&self, hash: u64, key: &K, generation: u32) -> Look<T> {
+        let Some(slot) = self.shard(hash).write().remove(hash, key) else { return Look::Nothing };
+        self.release(slot.weight());
+        if slot.is_dead(generation, &self.clock) { Look::Dead } else { Look::Live(slot.held) }
+    }
+
+    /// Gives back the memory of what is of another generation.
+    pub(super) fn clear(&self, generation: u32) {
+        for shard in &self.shards {
+            let weight = shard.0.write().sweep(generation);
+            self.release(weight);
+        }
+    }
+
+    /// Changes how much there may be, and displaces what is too much.
+    pub(super) fn resize(&self, capacity: u64, generation: u32, hasher: impl Fn(&K) -> u64) {
+        self.capacity.store(capacity, Relaxed);
+        while self.weight.load(Relaxed) > capacity {
+            let mut any = false;
+            for shard in &self.shards {
+                let old = shard.0.write().displace(None, generation, &self.clock, &hasher);
+                if let Ok(old) = old {
+                    self.release(old.weight());
+                    any = true;
+                }
+                if self.weight.load(Relaxed) <= capacity {
+                    return;
+                }
+            }
+            if !any {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.0.read().len() as u64).sum()
+    }
+
+    pub(super) fn weight(&self) -> u64 {
+        self.weight.load(Relaxed)
+    }
+}
