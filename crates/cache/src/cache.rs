@@ -171,6 +171,7 @@ where
         self.compute(key, Some(deadline), load)
     }
 
+    #[inline]
     fn compute<E>(
         &self,
         key: &K,
@@ -180,13 +181,30 @@ where
     where
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        let shared = &*self.shared;
-        let _burial = shared.burial();
         // C6: a hit is timed now and then.
         let since = sampled().then(Instant::now);
-        if let Some(entry) = shared.table.get(key) {
-            return Ok(shared.hit(entry, since));
+        match self.shared.table.get(key) {
+            Some(held) => {
+                let _burial = self.shared.burial();
+                Ok(self.shared.hit(held, since))
+            }
+            None => self.compute_missing(key, deadline, since, load),
         }
+    }
+
+    #[cold]
+    fn compute_missing<E>(
+        &self,
+        key: &K,
+        deadline: Option<Instant>,
+        since: Option<Instant>,
+        load: impl FnOnce(&mut LoadCtx) -> Result<V, E>,
+    ) -> Result<V, CacheError>
+    where
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let shared = &*self.shared;
+        let _burial = shared.burial();
         let mut joined = None;
         let entered = shared.table.enter(key, shared.config.load_timeout, deadline, || {
             joined = Some(Instant::now());

@@ -28,19 +28,22 @@
 //!   [`clear`](Cache::clear) no load that had begun before reaches the cache, and no call that begins afterwards joins it.
 //! - A load runs on its caller's thread, may borrow, may use the cache, and may panic: the waiters learn of it and the key is
 //!   free again. Asking for the key that one is loading is an error, not a deadlock.
-//! - No user code runs under a lock, except `Hash`, `Eq`, `Clone` and `Drop` of keys. Destructors of values run outside
+//! - No user code runs under a lock, except `Hash`, `Eq`, `Clone` and `Drop` of keys, and `Clone` of values that have no
+//!   destructor. Destructors of values run outside
 //!   all locks, also those of entries that are displaced; a panic in one goes nowhere.
 //!
 //! # What it costs
-//! No threads. A hit is a look-up in `moka`, a clone of the value and, where the entry expires, a look at the clock. An entry
-//! is what `moka` needs for it, one `Arc`, and the value. A load allocates one small object, a wait one more. Flights and
-//! waiters need no bound of their own: each is a thread inside a call.
+//! No threads. A hit is a hash, a shared lock of one of several shards, a look-up, a copy of the value and, where the entry
+//! expires, a look at a coarse clock. Values without a destructor, up to 64 bytes, lie in the table itself; others are behind an
+//! `Arc` there. An entry is its key, that, and 24 bytes; beside it the policy has 16 to 32 bytes for each. A load allocates one small
+//! object, a wait one more. Flights and waiters need no bound of their own: each is a thread inside a call.
 //!
 //! # Trade-offs
-//! - Capacity is kept by `moka`'s policy (W-TinyLFU): a new entry can lose against ones that are used more, and for moments
-//!   there can be a few hundred entries more than the capacity.
+//! - The capacity is never exceeded. A new entry can lose against those that are used more (TinyLFU: what comes is compared with
+//!   what would have to go): then it is not kept, and is loaded again the next time. A cache with room for a few dozen entries
+//!   remembers too little for that to be a good choice.
 //! - An expired entry is never returned, but stays in memory until somebody asks for its key or newer ones displace it: there
-//!   is no timer.
+//!   is no timer. The time of expiry is kept to a tick of the system, 4 ms on most.
 //! - A value that has left the cache is dropped at the end of some later call, not at once.
 //! - With `panic=abort` a panic in a load ends the process.
 //! - Keys whose `Eq` or `Hash` lies get wrong misses and second loads; nothing hangs.

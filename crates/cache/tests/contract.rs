@@ -154,6 +154,51 @@ fn c2_weight_bounds_too_and_zero_counts_as_one() {
 }
 
 #[test]
+fn c2_the_capacity_can_be_changed() {
+    let cache = Cache::<u32, u32>::builder().capacity(1000).ttl(None).build().unwrap();
+    (0..1000).for_each(|key| cache.insert(key, key));
+    assert_eq!((cache.entry_count(), cache.weight()), (1000, 1000));
+    cache.resize(10);
+    assert_eq!((cache.entry_count(), cache.weight()), (10, 10));
+    cache.resize(20);
+    (2000..3000).for_each(|key| {
+        // Twice: what is asked for once only is not worth more than what is there.
+        cache.insert(key, key);
+        cache.insert(key, key);
+    });
+    assert_eq!((cache.entry_count(), cache.weight()), (20, 20));
+    cache.resize(0);
+    assert_eq!((cache.entry_count(), cache.weight()), (0, 0));
+}
+
+#[test]
+fn c2_what_is_large_makes_room_for_itself_in_every_shard() {
+    let weigher = |_: &u32, weight: &u32| *weight;
+    let cache = Cache::<u32, u32>::builder().capacity(10_000).weigher(weigher).ttl(None).build().unwrap();
+    (0..10_000).for_each(|key| cache.insert(key, 1));
+    for _ in 0..100 {
+        cache.insert(77_777, 9_000);
+    }
+    assert!(cache.weight() <= 10_000 && cache.entry_count() <= 10_000, "{} in {}", cache.weight(), cache.entry_count());
+}
+
+#[test]
+fn a_look_without_a_trace() {
+    let clock = PausedClock::new();
+    let cache = Cache::<u32, u32>::builder().ttl(Duration::from_secs(10)).clock(&clock).build().unwrap();
+    assert_eq!((cache.peek(&1), cache.ttl_left(&1)), (None, None));
+    cache.insert(1, 7);
+    clock.advance(Duration::from_secs(4));
+    assert_eq!((cache.peek(&1), cache.ttl_left(&1)), (Some(7), Some(Some(Duration::from_secs(6)))));
+    clock.advance(Duration::from_secs(6));
+    assert_eq!((cache.peek(&1), cache.ttl_left(&1)), (None, None));
+    assert_eq!((cache.stats().hits, cache.stats().misses), (0, 0));
+    let forever = Cache::<u32, String>::builder().ttl(None).build().unwrap();
+    forever.insert(1, "seven".into());
+    assert_eq!((forever.peek(&1).as_deref(), forever.ttl_left(&1)), (Some("seven"), Some(None)));
+}
+
+#[test]
 fn c3_every_wait_has_a_deadline() {
     let clock = PausedClock::new();
     let cache = on(&clock);
