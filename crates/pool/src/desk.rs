@@ -279,7 +279,7 @@ impl<K: Key, M: KeyedManager<K>> Desk<K, M> {
 
     /// Whether one more connection of `key` is worth an attempt now, and allowed. Those in line who are promised an idle one,
     /// and those for whom one is being made, need no other.
-    fn may_start(&mut self, pool: &Shared<K, M>, key: &K, now: Instant, more: usize) -> bool {
+    pub(crate) fn may_start(&self, pool: &Shared<K, M>, key: &K, now: Instant, more: usize) -> bool {
         if self.connecting >= pool.background.max_connecting() || self.stuck >= MOST_STUCK {
             return false;
         }

@@ -657,6 +657,30 @@ fn connections_being_closed_count() {
     assert_eq!((db.most(), db.connects()), (2, 3));
 }
 
+/// Ours: a waiter was told of the connection that had been made for it, a newcomer was faster, and nobody made another one
+/// although there was room: the waiter stayed in line until the newcomer was done.
+#[test]
+fn a_waiter_whose_connection_is_taken_by_a_newcomer_has_another_one_made() {
+    for _ in 0..500 {
+        let clock = PausedClock::new();
+        let pool = pool(&Db::new(), &clock, 2).build().unwrap();
+        thread::scope(|scope| {
+            let (done, is_done) = mpsc::channel();
+            let waiting_pool = &pool;
+            scope.spawn(move || done.send(waiting_pool.get().map(drop)));
+            let newcomer = loop {
+                if let Ok(held) = pool.try_get() {
+                    break held;
+                }
+                thread::yield_now();
+            };
+            let served = is_done.recv_timeout(LONG).expect("there is room, and nobody makes one");
+            assert!(served.is_ok());
+            drop(newcomer);
+        });
+    }
+}
+
 /// A manager whose error and connection are as plain as they can be: no bound that others of ours forgot.
 #[test]
 fn a_manager_needs_no_more_than_its_methods() {
