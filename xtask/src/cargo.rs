@@ -55,3 +55,13 @@ pub(crate) fn scoreboard(_: &Repo, arguments: &[OsString]) -> Result<(), Stop> {
     let program = ["run", "--release", "-p", "fullbore-benches", "--bin", "scoreboard", "--"];
     Call::cargo().args(program).args(arguments).run()
 }
+
+/// `soak`: the arguments go to the program as they are.
+///
+/// # Errors
+///
+/// The program found something, or fails.
+pub(crate) fn soak(_: &Repo, arguments: &[OsString]) -> Result<(), Stop> {
+    let program = ["run", "--release", "-p", "fullbore-benches", "--bin", "soak", "--"];
+    Call::cargo().args(program).args(arguments).run()
+}

@@ -77,6 +77,12 @@ const COMMANDS: &[Command] = &[
         run: examples::examples,
     },
     Command { name: "ci", takes: "", about: "all of the above, as CI runs them", run: ci::ci },
+    Command {
+        name: "soak",
+        takes: "pool [--minutes N] [--seed S]",
+        about: "a random stress of one primitive with real threads, for 5 minutes if not said otherwise",
+        run: cargo::soak,
+    },
     Command { name: "help", takes: "", about: "this list", run: help },
 ];
 

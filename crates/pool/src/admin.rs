@@ -95,6 +95,8 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
         desk.paused = false;
         // Those in `pause_within`: it is over.
         desk.notify_all(|desk| &mut desk.all_back);
+        // What was to be made when the pause came was given up.
+        self.count_missing(&mut desk);
         self.settle(desk);
     }
 
@@ -119,6 +121,7 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
                     taken.give(self, false);
                 }
             }
+            self.count_missing(&mut desk);
         }
         self.settle(desk);
         for taken in surplus {

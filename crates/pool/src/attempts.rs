@@ -20,7 +20,8 @@ impl Attempts {
     }
 
     /// What `connect` returns on `fullbore-pool-connect-0`; `None` if it is not done by `deadline`: then it is left behind,
-    /// and its thread drops what comes of it. `connect` should come to an end by itself.
+    /// and its thread drops what comes of it. `connect` should come to an end by itself. Where as many are under way as can be,
+    /// it waits for a place first.
     ///
     /// # Panics
     /// If `connect` does.

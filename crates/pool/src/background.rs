@@ -20,9 +20,10 @@ pub(crate) trait Keep: Send + Sync {
 
 /// The threads in the background of one or many pools. A cheap handle; the threads end with the last one.
 ///
-/// Connections are made, checked while idle, and retired on at most `max_connecting` threads, which are started when there is
-/// work for them. One more thread keeps the time. All pools of a process share one such set ([`Background::shared`]) unless
-/// a builder is given another one.
+/// Connections are made, checked while idle, and idle ones closed on at most `max_connecting` threads, which are started when
+/// there is work for them and stay. One more thread keeps the time. A thread that is stuck in a manager for longer than it may is
+/// replaced, up to 32 of them. All pools of a process share one such set ([`Background::shared`]) unless a builder is given
+/// another one: for a database whose driver has no timeouts, say, that is not to hold up the others.
 ///
 /// ```
 /// use fullbore_pool::Background;
@@ -140,7 +141,7 @@ impl Background {
     pub fn shared() -> Self {
         static SHARED: Mutex<Weak<Inner>> = Mutex::new(Weak::new());
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        // The threads of a parent are not here.
+        // In a child the parent's is still there, but none of its threads.
         if let Some(inner) = shared.upgrade().filter(|inner| inner.forks == fork::generation()) {
             return Self { inner };
         }
@@ -173,6 +174,11 @@ impl Background {
         let _ = (id, keep, at);
         #[cfg(not(fullbore_loom))]
         self.inner.look_after(id, keep, at);
+    }
+
+    /// Whether its threads are those of this process's parent.
+    pub(crate) fn is_forked(&self) -> bool {
+        self.inner.forks != fork::generation()
     }
 
     /// Whether it goes by this clock.

@@ -1,6 +1,6 @@
 //! Checkout and return: what happens to a place. Protocol in the crate's README.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::hash::BuildHasher;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +21,7 @@ use crate::hot::Index;
 use crate::leak::Lease;
 use crate::manager::{Key, KeyedManager};
 use crate::nested::{Home, Nested, held_here};
-use crate::slot::{Held, Out, Slots, Taken};
+use crate::slot::{Held, Out, Slot, Slots, Taken};
 use crate::stats::Why;
 use crate::top::{SAMPLED, Top};
 
@@ -333,6 +333,7 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
         // What the thread begins for itself is made by others, who are told once it is in line: so nothing that comes of it can be
         // missed, and whenever it finds that somebody else was faster it begins again.
         let starts = RefCell::new(Vec::new());
+        let (mut was_told, in_vain) = (false, Cell::new(false));
         let claim = desk.wait_turn_after(
             |desk| &mut desk.waiters,
             deadline,
@@ -343,10 +344,18 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
                     let now = self.clock.now();
                     let limit = self.limit(desk, now);
                     starts.borrow_mut().extend(desk.start(self, key, limit, now, 0, false));
+                    // (W) Because he was told, others were not. What came back since then may be of their keys.
+                    in_vain.set(was_told && self.only_key.is_none() && self.slots.iter().any(Slot::is_idle));
                 }
+                was_told = true;
                 claim
             },
-            || self.launch(starts.take()),
+            || {
+                self.launch(starts.take());
+                if in_vain.take() {
+                    self.settle(self.monitor.lock());
+                }
+            },
         );
         desk.unwant(key);
         let unneeded = starts.take();

@@ -335,8 +335,9 @@ impl<P: Target> PoolBuilder<P> {
         self
     }
 
-    /// How long making one connection may take. The manager is told; an attempt that takes longer is given up, its place is free
-    /// again, and what comes of it later is closed. At most 32 threads are left behind in this way.
+    /// How long making one connection may take. The manager is told; an attempt that takes half a second longer is given up, its
+    /// place is free again, and what comes of it later is closed. While 4 such attempts (of one key; 32 of all) have not come to
+    /// their end, no other is begun: a manager should keep to its time.
     ///
     /// Default: 10 s. Choose several times what it usually takes.
     pub fn connect_timeout(mut self, connect_timeout: Duration) -> Self {
@@ -470,6 +471,9 @@ impl<P: Target> PoolBuilder<P> {
             (None, Clock::Real) => Background::shared(),
             (None, clock) => Background::on(Background::DEFAULT_MAX_CONNECTING, clock.clone())?,
         };
+        if background.is_forked() {
+            return Err(BuildError::config("background", "the parent's of this process", "one that was made in it"));
+        }
         if !background.is_on(&self.clock) {
             return Err(BuildError::config("background", "one with another clock", "one with the pool's clock"));
         }

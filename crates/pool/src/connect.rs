@@ -134,11 +134,14 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
             desk.change(key, |mine| mine.places -= 1);
             desk.going -= usize::from(why == Why::Surplus);
             desk.stats.count(why);
+            self.count_missing(&mut desk);
             return self.settle(desk);
         }
         debug_assert!(attempt.taken.held_mut(self).is_none(), "the evicted one is closed");
         let slot = attempt.taken.number(self);
-        attempt.taken.put(self, held, self.hash(key), now, self.retire_at(now), desk.is_open());
+        // Nobody asks on the quick way whether trust was lost while it was made.
+        let open = desk.is_open() && self.is_trusted(&held);
+        attempt.taken.put(self, held, self.hash(key), now, self.retire_at(now), open);
         self.list(slot);
         let mut down = None;
         if let Some(mine) = desk.keys.get_mut(key) {

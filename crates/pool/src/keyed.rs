@@ -102,7 +102,7 @@ impl<K: Key, M: KeyedManager<K>> KeyedPool<K, M> {
     /// background for later calls. An idle one that needs a check is checked, within `validate_timeout`.
     ///
     /// # Errors
-    /// None is idle, closed, or none can be made.
+    /// None is idle, closed, or none can be made; timed out if checks took all of that time.
     ///
     /// # Panics
     /// As [`get`](Self::get).
@@ -218,7 +218,8 @@ impl<K: Key, M: KeyedManager<K>> KeyedPool<K, M> {
     /// The 16 keys that are used most, the most used first, by estimate: see [`KeyUse`].
     #[must_use]
     pub fn top_keys(&self) -> Vec<KeyUse<K>> {
-        Top::told(&self.handle.shared.top)
+        let shared = self.shared();
+        if shared.is_forked() { Vec::new() } else { Top::told(&shared.top) }
     }
 
     /// Whether it is closed. In a child of the process that built it, it always is.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 /// Makes and checks the connections of a [`Pool`](crate::Pool).
 ///
-/// The pool calls these outside its lock. They may panic: no place in the pool is lost. Connections are made and retired on threads
-/// in the background, checked on the thread of the caller who gets them (or in the background, by `keepalive`).
+/// The pool calls these outside its lock. They may panic: no place in the pool is lost. Connections are made on threads in the
+/// background, and checked on the thread of the caller who gets them (or in the background, by `keepalive`).
 pub trait Manager: Send + Sync + 'static {
     /// What is pooled.
     type Connection: Send + 'static;
@@ -25,7 +25,7 @@ pub trait Manager: Send + Sync + 'static {
     /// for longer than the builder's `validate_after`.
     ///
     /// # Errors
-    /// Any error: the connection is closed and another one made.
+    /// Any error: the connection is closed and another one made, and no other idle one is trusted without a check.
     fn validate(&self, connection: &mut Self::Connection, budget: Duration) -> Result<(), Self::Error>;
 
     /// Whether the connection is known to be useless, without asking the server. Called at each return: it must be quick.
@@ -35,8 +35,8 @@ pub trait Manager: Send + Sync + 'static {
     }
 
     /// Closes a connection that the pool no longer wants. The default drops it. Runs before anybody else may use its place: on the
-    /// thread that gives back one that is broken or too old, on that which closes the pool, or in the background. Its panic is
-    /// contained.
+    /// thread that gives back one that is broken or too old, that whose check failed, that which closes, resizes or evicts, or,
+    /// for idle ones, in the background. Its panic is contained.
     fn close(&self, connection: Self::Connection) {
         drop(connection);
     }

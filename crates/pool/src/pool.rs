@@ -64,7 +64,7 @@ impl<M: Manager> Pool<M> {
     /// background for later calls. An idle one that needs a check is checked, within `validate_timeout`.
     ///
     /// # Errors
-    /// None is idle, closed, or none can be made.
+    /// None is idle, closed, or none can be made; timed out if checks took all of that time.
     ///
     /// # Panics
     /// As [`get`](Self::get).

@@ -17,10 +17,10 @@ const CLOSE_WITHIN: Duration = Duration::from_millis(10);
 /// Connections to one PostgreSQL database, without TLS.
 ///
 /// A connect is done on a thread of its own, `fullbore-pool-connect-0`, because the driver's timeout ends with the TCP
-/// connection: a server that accepts and then says nothing would hold the caller beyond any deadline. An attempt that is not
-/// done in time is left behind and ends with its socket; at most 32 of them are, then callers wait until their deadline. A
-/// connection that still owes an answer is closed on `fullbore-pool-close-0` in the same way, because the driver waits for
-/// that answer.
+/// connection: a server that accepts and then says nothing would hold a thread of the pool's for ever. An attempt that is not
+/// done within `connect_timeout` is left behind and ends with its socket; at most 32 of them are, then further ones fail when
+/// their time is up. A connection that still owes an answer is closed on `fullbore-pool-close-0` in the same way, because the
+/// driver waits for that answer.
 ///
 /// Statements have no time limit of ours. Set PostgreSQL's own in the connection string, `options=-c
 /// statement_timeout=30s`, and `keepalives_idle`, with which a connection that the network has forgotten ends.

@@ -21,9 +21,11 @@ use crate::manager::Manager;
 /// ```
 ///
 /// # No budget
-/// `connect` and `is_valid` of such a manager are not told how much time is left, and run on the thread of the caller of `get`:
-/// they hold it for as long as they take, beyond its deadline too. (Those who wait in line are released at theirs.) Set
-/// the driver's own timeouts for connecting and for its socket, or use a manager of ours for that database if there is one.
+/// `connect` and `is_valid` of such a manager are not told how much time they have. `connect` runs in the background, so it holds
+/// nobody beyond the deadline; one that takes longer than [`connect_timeout`](crate::PoolBuilder::connect_timeout) is given up, but
+/// its thread is not free before the driver is. `is_valid` runs on the thread of the caller of `get`, and holds it for as long as it
+/// takes. Set the driver's own timeouts for connecting and for its socket, or use a manager of ours for that database if
+/// there is one.
 ///
 /// # What is called when
 /// `is_valid` at a checkout after more than [`validate_after`](crate::PoolBuilder::validate_after), `has_broken` at each return,

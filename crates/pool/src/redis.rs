@@ -21,8 +21,8 @@ const AT_LEAST: Duration = Duration::from_millis(1);
 /// Connections to one Redis server.
 ///
 /// A connect is done on a thread of its own, `fullbore-pool-connect-0`: the driver's timeout holds for each of the answers
-/// that its handshake waits for, and not at all for the name server. An attempt that is not done in time is left behind; at
-/// most 32 of them are, then callers wait until their deadline.
+/// that its handshake waits for, and not at all for the name server. An attempt that is not done within `connect_timeout` is
+/// left behind; at most 32 of them are, then further ones fail when their time is up.
 ///
 /// A connection is closed instead of passed on when a command on it ended otherwise than with an answer: cut off, timed
 /// out (the answer may still come, to the wrong question), or not to be understood. An error that Redis answers with is an

@@ -4,9 +4,11 @@
 //!
 //! - **S1** The cell belongs to whoever took the slot from `IDLE` to `OUT` (a caller) or from `IDLE` or `EMPTY` to `TAKEN` (the pool, under
 //!   its lock), until that one moves it on. The right is a value, [`Out`] or [`Taken`], which cannot be cloned.
-//! - **S2** Without the lock there are two steps: `IDLE` to `OUT` ([`Slot::try_take`]) and `OUT` to `IDLE` ([`Out::try_give`]). Both are a
-//!   compare-and-swap that fails if [`SLOW`] is set: then the way leads through the lock.
-//! - **S3** `SLOW` is set and cleared under the lock only.
+//! - **S2** Without the lock there are three steps: `IDLE` to `OUT` ([`Slot::try_take`]), `OUT` to `IDLE` ([`Out::try_give`]), and `OUT` to
+//!   `TAKEN` ([`Out::into_taken`]) for a connection that does not come back. The first two are a compare-and-swap that fails if [`SLOW`]
+//!   is set: then the way leads through the lock.
+//! - **S3** `SLOW` is set under the lock only, and cleared by who takes the slot, gives it back open, or ends it; never by `try_take` and
+//!   `try_give`.
 //! - **S4** There is a connection in the cell in `IDLE` and `OUT`, none in `EMPTY`. In `TAKEN` its owner knows.
 //! - **S5** A connection in a cell holds a handle of the pool's shared state, in which the slot is. So whoever owns a connection in a cell
 //!   can reach the slot, and who has given it up does not touch the slot any more.

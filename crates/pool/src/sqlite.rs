@@ -50,7 +50,7 @@ impl Manager for Sqlite {
         let at_first = budget.min(BUSY_TIMEOUT);
         connection.busy_timeout(at_first)?;
         connection.execute_batch(&self.setup)?;
-        // The budget was the first caller's. What `setup` chose stays.
+        // The budget was that of connecting. What `setup` chose stays.
         let now: i64 = connection.pragma_query_value(None, "busy_timeout", |row| row.get(0))?;
         if u128::from(now.unsigned_abs()) == at_first.as_millis() {
             connection.busy_timeout(BUSY_TIMEOUT)?;

@@ -226,6 +226,9 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
 
     /// What is out, if book is kept of it.
     pub(crate) fn checkouts(&self) -> Vec<Checkout> {
+        if self.is_forked() {
+            return Vec::new();
+        }
         let now = self.clock.coarse();
         let leases = self.slots.iter().filter(|slot| slot.is_out());
         leases.filter_map(|slot| slot.lease.with(|cell| cell.as_ref().map(|lease| lease.checkout(now)))).collect()

@@ -3,13 +3,14 @@
 
 mod support;
 
+use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use fullbore_core::{FAIR_AFTER, PausedClock};
-use fullbore_pool::{Key, KeyedPool, Manager, Pool, WhileDown};
+use fullbore_core::{FAIR_AFTER, PausedClock, observe_waits};
+use fullbore_pool::{Background, Key, KeyedPool, Manager, Pool, WhileDown};
 use support::{Chance, Counted, Db, Down, LONG, advance, keyed, panic_on_purpose, pool, seed, until};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -596,19 +597,21 @@ fn no_more_connections_than_are_used_at_once() {
     assert_eq!(db.connects(), connects);
 }
 
+/// A thread that waits for a connection of `key`, and then gives it back.
+fn wait<'s, K: Key>(
+    scope: &'s thread::Scope<'s, '_>,
+    pool: &'s KeyedPool<K, support::FakeKeyed<K>>,
+    key: K,
+) -> mpsc::Receiver<bool> {
+    let (done, is_done) = mpsc::channel();
+    scope.spawn(move || done.send(pool.get(&key).is_ok()));
+    is_done
+}
+
 /// Ours, found in review: two waiters of a key with one place left were told of two chances; somebody else took that place
 /// first, and the waiter of another key behind them slept on although there was room for it.
 #[test]
 fn a_chance_that_two_waiters_of_one_key_cannot_share_goes_to_the_next() {
-    fn wait<'s, K: Key>(
-        scope: &'s thread::Scope<'s, '_>,
-        pool: &'s KeyedPool<K, support::FakeKeyed<K>>,
-        key: K,
-    ) -> mpsc::Receiver<bool> {
-        let (done, is_done) = mpsc::channel();
-        scope.spawn(move || done.send(pool.get(&key).is_ok()));
-        is_done
-    }
     // The waiters race with this thread for the lock; it wins nearly each time.
     for _ in 0..200 {
         let clock = PausedClock::new();
@@ -629,6 +632,90 @@ fn a_chance_that_two_waiters_of_one_key_cannot_share_goes_to_the_next() {
             assert!(waiters[0].recv().unwrap() && waiters[1].recv().unwrap());
         });
     }
+}
+
+thread_local! {
+    /// A thread with this waits for it when it has been woken, before it looks.
+    static HELD_BACK: RefCell<Option<mpsc::Receiver<()>>> = const { RefCell::new(None) };
+}
+
+/// Ours, found in review: somebody was told of a connection of `x`, so those of `y` could be given back without the lock meanwhile. A
+/// newcomer took it, and he went back to sleep without a look at who waits for `y`, which was idle by now.
+#[test]
+fn who_was_told_in_vain_leaves_nobody_behind() {
+    let told_in_time = observe_waits(|_, begins| {
+        if !begins && let Some(go_on) = HELD_BACK.take() {
+            let _ = go_on.recv();
+        }
+    });
+    assert!(told_in_time, "nobody else observes");
+    let clock = PausedClock::new();
+    let pool = keyed::<char>(&Db::new(), &clock, 2).max_per_key(1).build().unwrap();
+    let (x, y) = (pool.get(&'x').unwrap(), pool.get(&'y').unwrap());
+    let (go_on, is_held) = mpsc::channel();
+    thread::scope(|scope| {
+        let first = wait(scope, &pool, 'y');
+        clock.wait_for_waiters(1);
+        let told = scope.spawn(|| {
+            HELD_BACK.set(Some(is_held));
+            pool.get(&'x').is_ok()
+        });
+        clock.wait_for_waiters(2);
+        let second = wait(scope, &pool, 'y');
+        clock.wait_for_waiters(3);
+        drop(x);
+        drop(y);
+        assert!(first.recv().unwrap());
+        until(|| pool.status().available == 2);
+        let overtaker = pool.try_get(&'x').unwrap();
+        go_on.send(()).unwrap();
+        let served = second.recv_timeout(LONG).expect("it waits although the connection of its key is idle");
+        assert!(served);
+        drop(overtaker);
+        assert!(told.join().unwrap());
+    });
+}
+
+/// Ours, found in review: a connection whose making began before trust was lost was handed out unchecked.
+#[test]
+fn what_was_being_made_when_one_was_found_dead_is_checked() {
+    let clock = PausedClock::new();
+    let db = Db::new();
+    let pool = pool(&db, &clock, 2).build().unwrap();
+    let first = pool.get().unwrap();
+    let gate = db.stop_in_connect();
+    assert!(pool.try_get().unwrap_err().is_full(), "one is made for later");
+    gate.wait();
+    drop(first);
+    clock.advance(SECOND);
+    db.on_validate(|_, _| Err(Down));
+    assert!(pool.try_get().unwrap_err().is_full(), "the first one is dead");
+    gate.release();
+    until(|| pool.status().available == 1);
+    db.on_validate(|_, _| Ok(()));
+    let validates = db.validates();
+    assert_eq!(pool.get().unwrap().serial, 2);
+    assert_eq!(db.validates(), validates + 1);
+}
+
+/// Ours, found in review: what `min_idle` had asked for and a pause had stopped was not asked for again.
+#[test]
+fn min_idle_comes_after_a_pause() {
+    let clock = PausedClock::new();
+    let background = Background::on(1, &clock).unwrap();
+    let (busy, db) = (Db::new(), Db::new());
+    let gate = busy.stop_in_connect();
+    let other = pool(&busy, &clock, 1).background(&background).build().unwrap();
+    assert!(other.try_get().unwrap_err().is_full());
+    gate.wait();
+    // The only thread is taken: what is to be made here waits for it.
+    let pool = pool(&db, &clock, 1).min_idle(1).background(&background).build().unwrap();
+    pool.pause();
+    gate.release();
+    until(|| pool.stats().connects_elided == 1);
+    assert_eq!((pool.status().size, db.connects()), (0, 0));
+    pool.resume();
+    until(|| pool.status().available == 1);
 }
 
 /// Ours, found in review: expired connections that were being closed had no place in the pool, so others were made beside them.
