@@ -203,7 +203,7 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
             }
             let late = deadline.is_some_and(|deadline| deadline <= desk.now());
             let out = match claim {
-                Some(Claim::Slot(out)) => out,
+                Some(Claim::Slot(out) | Claim::Handed(out)) => out,
                 None => {
                     let status = Some(Box::new(self.status(&desk)));
                     let failed = desk.keys.get(key).and_then(|mine| mine.down.as_ref());
@@ -357,7 +357,9 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
                 }
             },
         );
-        desk.unwant(key);
+        if !matches!(claim, Some(Claim::Handed(_))) {
+            desk.unwant(key);
+        }
         let unneeded = starts.take();
         if !unneeded.is_empty() {
             // Begun with its last look. Others may need it; else it ends at once.
@@ -396,7 +398,9 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
                         Some(given) => {
                             idle = idle.saturating_sub(1);
                             told |= given.is_none();
-                            given.map_or(Serve::Nudge, |out| Serve::Grant(Claim::Slot(out)))
+                            let Some(out) = given else { return Serve::Nudge };
+                            desk.unwant(waiting.tag);
+                            Serve::Grant(Claim::Handed(out))
                         }
                         None => {
                             unserved = true;

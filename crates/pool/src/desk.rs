@@ -18,6 +18,8 @@ use crate::stats::Stats;
 pub(crate) enum Claim<K: Key, M: KeyedManager<K>> {
     /// A connection, which may have to be checked.
     Slot(Out<K, M>),
+    /// The same, from whoever had it: the waiter does not count as wanting one any more, although it has not run yet.
+    Handed(Out<K, M>),
     /// None can be made: the last error and its age.
     Failed(ConnectError<M::Error>, Duration),
     Closed,
