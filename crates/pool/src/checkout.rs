@@ -343,9 +343,15 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
                 if claim.is_none() && desk.is_open() {
                     let now = self.clock.now();
                     let limit = self.limit(desk, now);
-                    starts.borrow_mut().extend(desk.start(self, key, limit, now, 0, false));
+                    // What is idle may be promised to somebody before him in line: only who walks the line knows that.
+                    let others = desk.waiters.len() > usize::from(was_told);
+                    let may_evict = self.only_key.is_none() && self.slots.iter().any(Slot::is_idle);
+                    let walk_first = may_evict && others && desk.size >= limit;
+                    if !walk_first {
+                        starts.borrow_mut().extend(desk.start(self, key, limit, now, 0, false));
+                    }
                     // (W) Because he was told, others were not. What came back since then may be of their keys.
-                    in_vain.set(was_told && self.only_key.is_none() && self.slots.iter().any(Slot::is_idle));
+                    in_vain.set(walk_first || (was_told && may_evict));
                 }
                 was_told = true;
                 claim
