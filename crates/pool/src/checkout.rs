@@ -296,7 +296,8 @@ impl<K: Key, M: KeyedManager<K>> Shared<K, M> {
     ) -> Option<GetError<M::Error>> {
         let now = desk.now();
         if matches!(patience, Patience::Now) {
-            if desk.is_open() && !again {
+            // What is idle may be promised to those in line.
+            if desk.is_open() && !again && desk.waiters.is_empty() {
                 // For the next one who looks.
                 let limit = self.limit(desk, now);
                 if !desk.attempts.values().any(|attempt| attempt.wished && attempt.key == *key)

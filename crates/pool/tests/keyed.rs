@@ -173,6 +173,25 @@ fn a_hot_key_does_not_starve_a_cold_one() {
 }
 
 #[test]
+fn what_was_made_for_a_waiter_is_not_evicted_before_he_has_it() {
+    // The waiter races with this thread, which has nothing else to do than to ask for another key.
+    for _ in 0..300 {
+        let (clock, db) = (PausedClock::new(), Db::new());
+        let gate = db.stop_in_connect();
+        let pool = keyed::<char>(&db, &clock, 1).build().unwrap();
+        thread::scope(|scope| {
+            let waiter = scope.spawn(|| pool.get(&'a').unwrap());
+            gate.wait();
+            drop(gate);
+            while !waiter.is_finished() {
+                assert!(pool.try_get(&'b').is_err());
+            }
+            assert_eq!(waiter.join().unwrap().counted.serial, 1);
+        });
+    }
+}
+
+#[test]
 fn the_most_recently_used_connection_of_a_key_comes_first() {
     let clock = PausedClock::new();
     let pool = keyed::<char>(&Db::new(), &clock, 4).build().unwrap();

@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::sync::Mutex;
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
@@ -120,14 +121,18 @@ fn a_spike_that_is_over_makes_no_connections() {
     let background = Background::on(1, &clock).unwrap();
     let builder = pool(&db, &clock, 50).connect_timeout(SECOND * 60).get_timeout(SECOND * 60);
     let pool = builder.background(&background).build().unwrap();
+    let begin = Mutex::new(());
     thread::scope(|scope| {
-        let callers = [0; 45].map(|_| scope.spawn(|| pool.with(|_| ())));
+        // Nobody is served before the second connect has begun.
+        let hold = begin.lock().unwrap();
+        let callers = [0; 45].map(|_| scope.spawn(|| pool.with(|_| drop(begin.lock().unwrap()))));
         gate.wait();
         clock.wait_for_waiters(45);
         assert_eq!((pool.status().connecting, pool.status().waiting), (1, 45), "one at a time");
         gate.release();
         // While the next one is being made the first serves everybody.
         gate.wait();
+        drop(hold);
         for caller in callers {
             caller.join().unwrap().unwrap();
         }
