@@ -1,9 +1,11 @@
 //! What the cache keeps for a key, and where its value goes in the end.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use fullbore_core::{Clock, Event, Events, Monitor, contain};
+
+use crate::world::Tag;
 
 /// A value that several share: the store, the call that loaded it, those who waited.
 pub(crate) struct Entry<V> {
@@ -12,25 +14,37 @@ pub(crate) struct Entry<V> {
     grave: Arc<Grave<V>>,
 }
 
-/// What decides whether a value may still be returned, and what it weighs.
-#[derive(Clone, Copy)]
+/// What decides whether a value may still be returned, and what it weighs. Small: it lies in the table.
+#[derive(Clone)]
 pub(crate) struct Kept {
-    /// From this moment on, in the clock's coarse time, it is not returned.
-    pub(crate) expires: u64,
-    /// The generation of the cache when it was inserted, or when its load began. Another one than the cache's: cleared.
+    /// Until this moment, in the clock's coarse time, it is returned without a second look.
+    pub(crate) due: u64,
+    /// It is valid as of this generation of the cache: when it was inserted, or when its load began.
     pub(crate) generation: u32,
     pub(crate) weight: u32,
+    /// When it was made, in ticks of the world.
+    pub(crate) born: u32,
+    pub(crate) more: Option<Arc<More>>,
 }
 
-impl Kept {
-    /// Whether it may not be returned any more.
-    #[inline]
-    pub(crate) fn is_dead(self, generation: u32, clock: &Clock) -> bool {
-        self.generation != generation || (self.expires != NEVER && clock.coarse() >= self.expires)
-    }
+/// What not every entry has.
+#[derive(Debug, Default)]
+pub(crate) struct More {
+    /// From this moment on it is stale.
+    pub(crate) fresh_until: u64,
+    /// From this moment on it is dead.
+    pub(crate) stale_until: u64,
+    /// How long its load took, in nanoseconds.
+    pub(crate) took: u64,
+    pub(crate) tags: Box<[Arc<Tag>]>,
+    pub(crate) etag: Option<Arc<str>>,
+    pub(crate) version: u64,
+    pub(crate) negative: bool,
+    /// When it was asked for last. Only kept up where there is a time to idle.
+    pub(crate) used: AtomicU64,
 }
 
-/// An entry that does not expire.
+/// A moment that never comes.
 pub(crate) const NEVER: u64 = u64::MAX;
 
 impl<V> Entry<V> {

@@ -10,7 +10,8 @@ use fullbore_core::Failure;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum CacheError {
-    /// The load failed: the caller's own one, or the one it waited for. Nothing is kept; the next call loads again.
+    /// The load failed: the caller's own one, or the one it waited for, or one of late
+    /// ([`error_ttl`](crate::CacheBuilder::error_ttl)).
     Load(Failure),
     /// Somebody else's load did not end before the deadline. It goes on. Or: the deadline had passed before a load began.
     TimedOut(Box<LoadState>),
@@ -18,6 +19,9 @@ pub enum CacheError {
     Reentrant,
     /// The value is not there and the cache loads no more.
     Closed,
+    /// The value is not there, and as many loads wait for a thread as may
+    /// ([`refresh_queue`](crate::CacheBuilder::refresh_queue)).
+    Overloaded,
 }
 
 /// What the load of a key looked like when a call gave up.
@@ -66,6 +70,17 @@ impl CacheError {
         matches!(self, CacheError::Closed)
     }
 
+    /// Whether too many loads wait for a thread.
+    #[must_use]
+    pub const fn is_overloaded(&self) -> bool {
+        matches!(self, CacheError::Overloaded)
+    }
+
+    /// A load came to its end without one.
+    pub(crate) fn cut_short() -> Self {
+        CacheError::Load(Failure::Panicked("the load was cut short".into()))
+    }
+
     /// The failure of the load, if that is the reason.
     #[must_use]
     pub const fn failure(&self) -> Option<&Failure> {
@@ -98,6 +113,7 @@ impl fmt::Display for CacheError {
             CacheError::TimedOut(state) => write!(f, "timed out waiting for a value: {state}"),
             CacheError::Reentrant => f.write_str("the load of a key asked for the same key"),
             CacheError::Closed => f.write_str("the cache is closed"),
+            CacheError::Overloaded => f.write_str("too many loads wait for a thread"),
         }
     }
 }

@@ -3,74 +3,137 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::{Duration, Instant};
 
-use fullbore_core::{Clock, Failure, Locked, Monitor, Serve, Waiters};
+use fullbore_core::{Clock, Locked, Monitor, Waiters, earlier};
 use fullbore_metrics::Counter;
 
+use crate::claim::{Claim, Landing};
 use crate::entry::{Entry, Kept};
 use crate::error::CacheError;
-use crate::store::{Held, Look, Store};
-use crate::sync::{AtomicU32, Ordering, ThreadId, current};
-
-/// What a load ends with, for those who wait.
-pub(crate) type Landing<V> = Result<Arc<Entry<V>>, CacheError>;
+use crate::store::{Held, Look, Quick, Store};
+use crate::sync::{Ordering, ThreadId, current};
+use crate::world::{Age, World};
 
 /// The entries and the flights of a cache.
 pub(crate) struct Table<K, V> {
     shards: Box<[Monitor<Shard<K, V>>]>,
-    store: Store<K, V>,
-    /// Counts the calls of `clear`. Entries and flights of an earlier generation do not exist any more.
-    generation: AtomicU32,
+    pub(crate) store: Store<K, V>,
+    pub(crate) world: Arc<World>,
+    /// Loads that lost their key because they took too long, and have not landed.
+    abandoned: AtomicUsize,
+    pub(crate) hand_overs: Counter,
+    limits: Limits,
 }
 
-struct Shard<K, V> {
-    /// The flight that a call for the key joins. A flight may reach the store only while it is in here.
-    flights: HashMap<K, Arc<Flight>>,
+/// When a load counts as hung.
+#[derive(Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) load: Option<Duration>,
+    pub(crate) abandoned: usize,
+}
+
+pub(crate) struct Shard<K, V> {
+    /// What a call for the key meets. A flight may reach the store only while it is in here.
+    flights: HashMap<K, Place>,
+    /// How many of them are failures.
+    failures: usize,
     /// Those who wait for a flight of this shard, also for flights that are no longer in `flights`.
-    waiters: Waiters<Landing<V>, Arc<Flight>>,
-    /// Loads that have begun and not landed, also those that are no longer in `flights`.
-    loading: usize,
+    pub(crate) waiters: Waiters<Landing<V>, Waiter>,
+    /// Loads that have begun, or are to begin behind, and have not landed, also those that are no longer in `flights`.
+    pub(crate) loading: usize,
     /// Threads in `close_within`.
-    idle: Waiters,
+    pub(crate) idle: Waiters,
     closed: bool,
 }
 
-/// One load of one key. Told apart by address.
-struct Flight {
-    leader: ThreadId,
-    since: Instant,
-    generation: u32,
-    /// Written under the shard's lock only; atomic because the compiler cannot know that.
-    waiting: AtomicUsize,
+enum Place {
+    /// `leader` is `None` until a thread has begun with it.
+    Loading { flight: Arc<Flight>, leader: Option<ThreadId> },
+    /// The last load failed, and the next one is not to begin before.
+    Failed { error: CacheError, until: Instant, generation: u32 },
 }
+
+/// One load of one key. Told apart by address.
+pub(crate) struct Flight {
+    since: Instant,
+    pub(crate) generation: u32,
+    /// These two are written under the shard's lock only; atomic because the compiler cannot know that.
+    waiting: AtomicUsize,
+    abandoned: AtomicBool,
+}
+
+pub(crate) struct Waiter {
+    pub(crate) flight: Arc<Flight>,
+    /// When it joined.
+    pub(crate) generation: u32,
+}
+
+/// What a call is ready to do.
+pub(crate) struct Call<'a, K> {
+    /// How long it waits for somebody else's load, unless there is a deadline.
+    pub(crate) timeout: Duration,
+    pub(crate) deadline: Option<Instant>,
+    /// And how long where a stale value could be had instead.
+    pub(crate) soft: Option<Duration>,
+    /// Not at all.
+    pub(crate) no_wait: bool,
+    pub(crate) behind: Option<Behind<'a, K>>,
+}
+
+/// A way to have a load done by another thread.
+pub(crate) struct Behind<'a, K> {
+    /// `false` if that is not possible at present. Called under the shard's lock.
+    pub(crate) push: Push<'a, K>,
+    /// Where there is nothing to serve meanwhile, the caller loads.
+    pub(crate) only_for_stale: bool,
+}
+
+pub(crate) type Push<'a, K> = &'a dyn Fn(&K, &Arc<Flight>) -> bool;
 
 /// How [`Table::enter`] ended.
 pub(crate) enum Entered<'a, K: Hash + Eq + Clone + Send + Sync + 'static, V: Clone + Send + Sync + 'static> {
     /// The value is there after all.
     Hit(Held<V>),
-    /// The caller is to load it, and to say how that ended.
-    Lead(Claim<'a, K, V>),
-    /// Somebody else's load ended, or the cache was closed.
-    Landed(Landing<V>),
+    /// The caller is to load it, and to say how that ended. What it is to replace, if there is something.
+    Lead(Claim<'a, K, V>, Option<(Held<V>, Kept)>),
+    /// Somebody else's load ended well.
+    Landed(Arc<Entry<V>>),
+    /// Somebody else's load failed; the cache was closed.
+    Failed(CacheError),
+    /// A stale value has to do.
+    Stale(Held<V>),
     /// Somebody else's load did not end in time.
     TimedOut { load_age: Duration, waiting: usize },
     /// There is nothing, and the deadline has passed.
     TooLate,
     /// There is nothing to wait for and nothing to begin.
     Refused(CacheError),
+    /// The call would have to wait.
+    Busy,
 }
+
+/// More failures than this are not remembered in one shard.
+const FAILURES: usize = 256;
 
 impl<K, V> Table<K, V>
 where
     K: Hash + Eq + Clone + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    pub(crate) fn new(capacity: u64, clock: Clock, hits: Arc<Counter>) -> Self {
+    pub(crate) fn new(
+        capacity: u64,
+        clock: &Clock,
+        idle: Option<u64>,
+        limits: Limits,
+        hits: Arc<Counter>,
+        evicted: Arc<Counter>,
+    ) -> Self {
         let shard = || {
             let shard = Shard {
                 flights: HashMap::new(),
+                failures: 0,
                 waiters: Waiters::new(),
                 loading: 0,
                 idle: Waiters::new(),
@@ -79,152 +142,263 @@ where
             Monitor::new(shard, clock.clone())
         };
         let shards = (0..shard_count()).map(|_| shard()).collect();
-        Self { shards, store: Store::new(capacity, clock, hits), generation: AtomicU32::new(0) }
+        let world = Arc::new(World::new(clock.clone(), idle));
+        let store = Store::new(capacity, Arc::clone(&world), hits, evicted);
+        Self { shards, store, world, abandoned: AtomicUsize::new(0), hand_overs: Counter::new(), limits }
     }
 
-    /// The entry of `key`, if it may be returned. Takes no lock of ours unless it finds a dead one.
+    /// The value of `key` if it is plainly fresh. Takes no lock of ours.
     #[inline]
-    pub(crate) fn get(&self, key: &K) -> Option<Held<V>> {
-        let hash = self.hash(key);
-        match self.store.get(hash, key, self.generation()) {
-            Look::Live(held) => Some(held),
-            Look::Nothing => None,
-            Look::Dead => self.get_locked(hash, key),
-        }
+    pub(crate) fn quick(&self, key: &K) -> Quick<Held<V>> {
+        self.store.quick(self.store.hash(key), key)
     }
 
-    /// A dead one is removed, unless there is a live one by now.
+    /// What is there for `key`, where a quick look was not enough. Takes no lock of ours unless it finds a dead one.
     #[cold]
-    fn get_locked(&self, hash: u64, key: &K) -> Option<Held<V>> {
+    pub(crate) fn get(&self, key: &K) -> Look<Held<V>> {
+        let hash = self.store.hash(key);
+        match self.store.get(hash, key) {
+            Look::Dead => self.get_locked(hash, key),
+            found => found,
+        }
+    }
+
+    /// A dead one is removed, unless there is another one by now.
+    #[cold]
+    fn get_locked(&self, hash: u64, key: &K) -> Look<Held<V>> {
         let _shard = self.shard(hash).lock();
-        self.peek(hash, key)
-    }
-
-    /// The entry of `key`, if it may be returned, without a trace. Takes no lock of ours.
-    pub(crate) fn look(&self, key: &K) -> Option<(Held<V>, Kept)> {
-        match self.store.peek(self.hash(key), key, self.generation()) {
-            Look::Live(found) => Some(found),
-            Look::Dead | Look::Nothing => None,
+        match self.present(hash, key) {
+            Some((held, _, Age::Fresh)) => Look::Live(held),
+            Some((held, kept, age)) => Look::Aged(held, kept, age),
+            None => Look::Nothing,
         }
     }
 
-    #[inline]
-    fn hash(&self, key: &K) -> u64 {
-        self.store.hash(key)
+    /// What is there for `key` and is not dead, without a trace. Takes no lock of ours.
+    pub(crate) fn look(&self, key: &K) -> Option<(Held<V>, Kept, Age)> {
+        self.store.peek(self.store.hash(key), key).filter(|(_, _, age)| *age != Age::Dead)
     }
 
-    /// As `get`, with the shard's lock held by the caller; a dead entry is removed.
-    fn peek(&self, hash: u64, key: &K) -> Option<Held<V>> {
-        let generation = self.generation();
-        match self.store.peek(hash, key, generation) {
-            Look::Live((held, _)) => return Some(held),
-            Look::Nothing => {}
-            Look::Dead => {
-                self.store.remove(hash, key, generation);
-            }
+    /// As `look`, with the shard's lock held by the caller; a dead entry is removed.
+    fn present(&self, hash: u64, key: &K) -> Option<(Held<V>, Kept, Age)> {
+        let found = self.store.peek(hash, key)?;
+        if found.2 == Age::Dead {
+            self.store.remove(hash, key);
+            return None;
         }
-        None
+        Some(found)
     }
 
-    #[inline]
-    pub(crate) fn generation(&self) -> u32 {
-        // ORDERING: Acquire pairs with the AcqRel of `clear`: what was made after a `clear` returned bears its generation.
-        self.generation.load(Ordering::Acquire)
-    }
-
-    /// Puts an entry of the present generation in. A flight of the key can no longer reach the store.
-    pub(crate) fn insert(&self, key: K, held: Held<V>, mut kept: Kept) {
+    /// Puts an entry of the present generation in, unless there is one of a higher version than `above`, where that is given. A flight of the
+    /// key can no longer reach the store.
+    pub(crate) fn insert(&self, key: K, held: Held<V>, mut kept: Kept, above: Option<u64>) -> bool {
         // Declared before the lock: the key in it is dropped after the lock's release.
         let _detached;
-        let hash = self.hash(&key);
+        let hash = self.store.hash(&key);
         let mut shard = self.shard(hash).lock();
-        _detached = shard.flights.remove_entry(&key);
+        if let Some(version) = above
+            && self.version(hash, &key).is_some_and(|there| there >= version)
+        {
+            return false;
+        }
+        _detached = shard.take(&key);
         // Read under the lock: an older one could replace a later insert's entry and be dead itself.
-        kept.generation = self.generation();
-        self.store.insert(hash, key, held, kept, kept.generation);
+        kept.generation = self.world.generation();
+        self.store.insert(hash, key, held, kept);
+        true
+    }
+
+    /// The version of what is there. The shard's lock is held by the caller.
+    pub(crate) fn version(&self, hash: u64, key: &K) -> Option<u64> {
+        let (_, kept, age) = self.store.peek(hash, key)?;
+        (age != Age::Dead).then(|| kept.more.map_or(0, |more| more.version))
     }
 
     /// Takes the entry out. A flight of the key can no longer reach the store.
     pub(crate) fn remove(&self, key: &K) -> Option<Held<V>> {
         let _detached;
-        let hash = self.hash(key);
+        let hash = self.store.hash(key);
         let removed = {
             let mut shard = self.shard(hash).lock();
-            _detached = shard.flights.remove_entry(key);
-            self.store.remove(hash, key, self.generation())
+            _detached = shard.take(key);
+            self.store.remove(hash, key)
         };
         match removed {
-            Look::Live(held) => Some(held),
+            Look::Live(held) | Look::Aged(held, ..) => Some(held),
             Look::Dead | Look::Nothing => None,
         }
     }
 
     /// Forgets everything. Flights can no longer reach the store, and nobody joins them.
     pub(crate) fn clear(&self) {
-        // ORDERING: AcqRel pairs with the Acquire in `generation`.
-        let generation = self.generation.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
-        // Only frees memory: what is of an earlier generation is not returned any more.
-        self.store.clear(generation);
+        self.world.clear();
+        // Only frees memory: what was cleared is not returned any more.
+        self.store.clear();
     }
 
-    /// Finds the entry, joins the flight, or makes the caller its leader. `joined` runs under the lock before a wait.
-    pub(crate) fn enter<'a>(
-        &'a self,
-        key: &'a K,
-        timeout: Duration,
-        deadline: Option<Instant>,
-        joined: impl FnOnce(),
-    ) -> Entered<'a, K, V> {
-        let hash = self.hash(key);
+    /// Forgets what bears the tag. Flights that turn out to bear it do not reach the store, and who joins them from now on does not
+    /// get their value.
+    pub(crate) fn remove_tag(&self, tag: &str) {
+        if self.world.remove_tag(tag) {
+            self.store.clear();
+        }
+    }
+
+    /// Finds the entry, joins the flight, or makes the caller its leader. `joined` runs under the lock before the first wait.
+    pub(crate) fn enter<'a>(&'a self, key: &'a K, call: &Call<'_, K>, joined: impl FnOnce()) -> Entered<'a, K, V> {
+        // Declared before the lock: what is in it is dropped after the lock's release.
+        let mut _detached;
+        let hash = self.store.hash(key);
         let monitor = self.shard(hash);
-        let mut shard = monitor.lock();
-        let generation = self.generation();
-        if let Some(flight) = shard.flights.get(key)
-            && flight.generation == generation
-        {
-            if flight.leader == current().id() {
-                return Entered::Refused(CacheError::Reentrant);
+        let mut joined = Some(joined);
+        let mut wait: Option<Patience> = None;
+        loop {
+            let mut shard = monitor.lock();
+            let now = shard.now();
+            // The flight that the caller did not find may have landed just now: under the lock, the entry or the flight is there.
+            let old = match self.present(hash, key) {
+                Some((held, _, Age::Fresh | Age::Early)) => return Entered::Hit(held),
+                old => old.map(|(held, kept, _)| (held, kept)),
+            };
+            let stale = |old: Option<(Held<V>, Kept)>, other| old.map_or(other, |(held, _)| Entered::Stale(held));
+            let (mut flight, mut hung) = (None, None);
+            match shard.flights.get(key) {
+                Some(Place::Loading { flight: there, leader }) if !self.world.is_cleared(there.generation) => {
+                    if *leader == Some(current().id()) {
+                        return Entered::Refused(CacheError::Reentrant);
+                    }
+                    if shard.closed {
+                        return stale(old, Entered::Refused(CacheError::Closed));
+                    }
+                    let there = Arc::clone(there);
+                    if self.is_hung(&there, now) { hung = Some(there) } else { flight = Some(there) }
+                }
+                Some(Place::Failed { error, until, generation })
+                    if now < *until && !self.world.is_cleared(*generation) =>
+                {
+                    let error = error.clone();
+                    return stale(old, Entered::Failed(error));
+                }
+                _ => {}
             }
-            if shard.closed {
-                return Entered::Refused(CacheError::Closed);
+            let flight = match flight {
+                Some(flight) => flight,
+                None if shard.closed => return stale(old, Entered::Refused(CacheError::Closed)),
+                None if call.deadline.is_some_and(|deadline| deadline <= now) => return stale(old, Entered::TooLate),
+                None => {
+                    let flight = Arc::new(Flight::new(now, self.world.generation()));
+                    let behind = call.behind.as_ref().filter(|behind| old.is_some() || !behind.only_for_stale);
+                    if behind.is_some_and(|behind| !(behind.push)(key, &flight)) {
+                        return stale(old, Entered::Refused(CacheError::Overloaded));
+                    }
+                    if let Some(hung) = hung {
+                        hung.abandoned.store(true, Ordering::Relaxed);
+                        self.abandoned.fetch_add(1, Ordering::Relaxed);
+                        self.hand_overs.inc();
+                    }
+                    let leader = behind.is_none().then(|| current().id());
+                    _detached = shard.put(key, Place::Loading { flight: Arc::clone(&flight), leader });
+                    shard.loading += 1;
+                    if behind.is_none() {
+                        drop(shard);
+                        return Entered::Lead(Claim::new(self, monitor, key, flight), old);
+                    }
+                    flight
+                }
+            };
+            if call.no_wait {
+                return Entered::Busy;
             }
-            let flight = Arc::clone(flight);
-            let until = deadline.or_else(|| shard.now().checked_add(timeout));
-            joined();
-            return Self::wait(shard, &flight, until);
+            let patience = *wait.get_or_insert_with(|| Patience::new(call, now));
+            if let Some(joined) = joined.take() {
+                joined();
+            }
+            let until = earlier(patience.hard, old.as_ref().and(patience.soft));
+            let hung = self.limits.load.and_then(|limit| flight.since.checked_add(limit)).filter(|at| *at > now);
+            match self.wait(&mut shard, &flight, earlier(until, hung)) {
+                Some(Landing::Value(entry)) => return Entered::Landed(entry),
+                Some(Landing::Failed(error)) => return Entered::Failed(error),
+                // The flight was not what this call could take; or it counts as hung.
+                Some(Landing::Again) => {}
+                None => {
+                    let now = shard.now();
+                    if until.is_some_and(|until| until <= now) {
+                        let load_age = now.saturating_duration_since(flight.since);
+                        // This call included.
+                        let waiting = flight.waiting.load(Ordering::Relaxed) + 1;
+                        let old = old.filter(|(_, kept)| self.world.age_of(kept) != Age::Dead);
+                        return stale(old, Entered::TimedOut { load_age, waiting });
+                    }
+                }
+            }
         }
-        // The flight that the caller did not find may have landed just now: under the lock, the entry or the flight is there.
-        if let Some(found) = self.peek(hash, key) {
-            return Entered::Hit(found);
-        }
-        if shard.closed {
-            return Entered::Refused(CacheError::Closed);
-        }
-        let now = shard.now();
-        if deadline.is_some_and(|deadline| deadline <= now) {
-            return Entered::TooLate;
-        }
-        let flight = Arc::new(Flight { leader: current().id(), since: now, generation, waiting: AtomicUsize::new(0) });
-        shard.flights.insert(key.clone(), Arc::clone(&flight));
-        shard.loading += 1;
-        drop(shard);
-        Entered::Lead(Claim { table: self, monitor, key, flight, landed: false })
     }
 
-    fn wait<'a>(mut shard: Locked<'_, Shard<K, V>>, flight: &Arc<Flight>, until: Option<Instant>) -> Entered<'a, K, V> {
+    fn is_hung(&self, flight: &Flight, now: Instant) -> bool {
+        let hung = self.limits.load.is_some_and(|limit| now.saturating_duration_since(flight.since) >= limit);
+        // ORDERING: Relaxed: a bound of what is left behind, which two shards may pass by one.
+        hung && self.abandoned.load(Ordering::Relaxed) < self.limits.abandoned
+    }
+
+    fn wait(
+        &self,
+        shard: &mut Locked<'_, Shard<K, V>>,
+        flight: &Arc<Flight>,
+        until: Option<Instant>,
+    ) -> Option<Landing<V>> {
         // ORDERING: Relaxed here and below: under the shard's lock.
         flight.waiting.fetch_add(1, Ordering::Relaxed);
-        let landing = shard.wait_turn(
-            |shard| &mut shard.waiters,
-            until,
-            Arc::clone(flight),
-            |shard| shard.closed.then_some(Err(CacheError::Closed)),
-        );
-        let waiting = flight.waiting.fetch_sub(1, Ordering::Relaxed);
-        match landing {
-            Some(landing) => Entered::Landed(landing),
-            None => Entered::TimedOut { load_age: shard.now().saturating_duration_since(flight.since), waiting },
+        let waiter = Waiter { flight: Arc::clone(flight), generation: self.world.generation() };
+        let closed = |shard: &mut Shard<K, V>| shard.closed.then_some(Landing::Failed(CacheError::Closed));
+        let landing = shard.wait_turn(|shard| &mut shard.waiters, until, waiter, closed);
+        flight.waiting.fetch_sub(1, Ordering::Relaxed);
+        landing
+    }
+
+    /// Has the entry loaded again by another thread, unless that is under way or failed lately.
+    pub(crate) fn begin_behind(&self, key: &K, behind: Push<'_, K>) -> bool {
+        let _detached;
+        let hash = self.store.hash(key);
+        let mut shard = self.shard(hash).lock();
+        let now = shard.now();
+        let busy = match shard.flights.get(key) {
+            Some(Place::Loading { flight, .. }) => !self.world.is_cleared(flight.generation),
+            Some(Place::Failed { until, generation, .. }) => now < *until && !self.world.is_cleared(*generation),
+            None => false,
+        };
+        if busy || shard.closed {
+            return true;
         }
+        let flight = Arc::new(Flight::new(now, self.world.generation()));
+        let begun = behind(key, &flight);
+        if begun {
+            _detached = shard.put(key, Place::Loading { flight, leader: None });
+            shard.loading += 1;
+        }
+        begun
+    }
+
+    /// The calling thread is to do what another call left to it. `None` if the key has been invalidated since, and with it the flight: those
+    /// who wait for it ask again.
+    pub(crate) fn adopt<'a>(&'a self, key: &'a K, flight: &Arc<Flight>) -> Option<Claim<'a, K, V>> {
+        let monitor = self.shard(self.store.hash(key));
+        let claim = Claim::new(self, monitor, key, Arc::clone(flight));
+        let valid = {
+            let mut shard = monitor.lock();
+            let closed = shard.closed;
+            match shard.flights.get_mut(key) {
+                Some(Place::Loading { flight: there, leader }) if Arc::ptr_eq(there, flight) => {
+                    *leader = Some(current().id());
+                    !closed && !self.world.is_cleared(flight.generation)
+                }
+                _ => false,
+            }
+        };
+        if valid {
+            return Some(claim);
+        }
+        claim.give_up();
+        None
     }
 
     /// Begins no load any more and wakes those who wait.
@@ -247,24 +421,98 @@ where
         left.sum()
     }
 
-    /// How many entries there are, the dead ones that nobody asked for included.
-    pub(crate) fn count(&self) -> u64 {
-        self.store.count()
+    /// Loads that lost their key because they took too long, and have not landed.
+    pub(crate) fn abandoned(&self) -> usize {
+        self.abandoned.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn landed(&self, flight: &Flight) {
+        if flight.abandoned.load(Ordering::Relaxed) {
+            self.abandoned.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     fn shard(&self, hash: u64) -> &Monitor<Shard<K, V>> {
         // The number of shards is a power of two far below 2^32.
         &self.shards[hash as usize & (self.shards.len() - 1)]
     }
+}
 
-    /// Changes the capacity.
-    pub(crate) fn resize(&self, capacity: u64) {
-        self.store.resize(capacity, self.generation());
+impl<K: Hash + Eq + Clone, V> Shard<K, V> {
+    fn take(&mut self, key: &K) -> Option<Detached<K>> {
+        let (key, place) = self.flights.remove_entry(key)?;
+        self.failures -= usize::from(matches!(place, Place::Failed { .. }));
+        Some(Detached { _keys: vec![key], _places: vec![place] })
     }
 
-    /// What all entries weigh.
-    pub(crate) fn weight(&self) -> u64 {
-        self.store.weight()
+    fn put(&mut self, key: &K, place: Place) -> Option<Detached<K>> {
+        let detached = self.take(key);
+        self.failures += usize::from(matches!(place, Place::Failed { .. }));
+        self.flights.insert(key.clone(), place);
+        detached
+    }
+
+    /// Whether the flight may still reach the store. Takes it out.
+    pub(crate) fn take_flight(&mut self, key: &K, flight: &Arc<Flight>) -> Option<K> {
+        match self.flights.get(key) {
+            Some(Place::Loading { flight: there, .. }) if Arc::ptr_eq(there, flight) => {
+                self.flights.remove_entry(key).map(|(key, _)| key)
+            }
+            _ => None,
+        }
+    }
+
+    /// Nobody may join a flight that has ended, also if an `Eq` or a `Hash` lied or panicked.
+    pub(crate) fn forget_flight(&mut self, flight: &Arc<Flight>) {
+        self.flights
+            .retain(|_, place| !matches!(place, Place::Loading { flight: there, .. } if Arc::ptr_eq(there, flight)));
+    }
+
+    /// The key is not to be loaded again before `until`. Returns what had to be forgotten for that.
+    pub(crate) fn remember(&mut self, key: K, error: CacheError, until: Instant, generation: u32) -> Detached<K> {
+        let mut detached = Detached { _keys: Vec::new(), _places: Vec::new() };
+        if self.failures >= FAILURES {
+            // The lock is only held for a short while: those that are over, and of the others a half.
+            let mut other = false;
+            let go = self.flights.extract_if(|_, place| {
+                other = !other;
+                matches!(place, Place::Failed { until: theirs, .. } if other || *theirs <= until)
+            });
+            for (key, place) in go {
+                self.failures -= 1;
+                detached._keys.push(key);
+                detached._places.push(place);
+            }
+        }
+        self.failures += 1;
+        self.flights.insert(key, Place::Failed { error, until, generation });
+        detached
+    }
+}
+
+/// What was taken out under a lock, to be dropped when it has been released: keys and errors are the user's.
+pub(crate) struct Detached<K> {
+    _keys: Vec<K>,
+    _places: Vec<Place>,
+}
+
+impl Flight {
+    fn new(since: Instant, generation: u32) -> Self {
+        Self { since, generation, waiting: AtomicUsize::new(0), abandoned: AtomicBool::new(false) }
+    }
+}
+
+/// When a call gives up.
+#[derive(Clone, Copy)]
+struct Patience {
+    hard: Option<Instant>,
+    soft: Option<Instant>,
+}
+
+impl Patience {
+    fn new<K>(call: &Call<'_, K>, now: Instant) -> Self {
+        let hard = call.deadline.or_else(|| now.checked_add(call.timeout));
+        Self { hard, soft: call.soft.and_then(|soft| now.checked_add(soft)) }
     }
 }
 
@@ -274,82 +522,4 @@ fn shard_count() -> usize {
         return 1;
     }
     (4 * std::thread::available_parallelism().map_or(1, usize::from)).next_power_of_two()
-}
-
-/// The leader's duty to say how the load ended; dropping it says that it was cut short.
-pub(crate) struct Claim<'a, K: Hash + Eq + Clone + Send + Sync + 'static, V: Clone + Send + Sync + 'static> {
-    table: &'a Table<K, V>,
-    monitor: &'a Monitor<Shard<K, V>>,
-    key: &'a K,
-    flight: Arc<Flight>,
-    landed: bool,
-}
-
-impl<K, V> Claim<'_, K, V>
-where
-    K: Hash + Eq + Clone + Send + Sync + 'static,
-    V: Clone + Send + Sync + 'static,
-{
-    /// The generation in which the load began.
-    pub(crate) fn generation(&self) -> u32 {
-        self.flight.generation
-    }
-
-    /// Ends the flight: in one step the entry reaches the store, if `keep` and if nothing invalidated it meanwhile, and the
-    /// flight is gone. Then everybody who waits gets `landing`. Says whether the key was still valid.
-    pub(crate) fn land(mut self, landing: &Landing<V>, keep: Option<(Held<V>, Kept)>) -> bool {
-        // Declared before the lock: the key in it is dropped after the lock's release.
-        let mut mine = None;
-        let monitor = self.monitor;
-        let mut shard = monitor.lock();
-        if shard.flights.get(self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
-            mine = shard.flights.remove_entry(self.key);
-        }
-        let found = mine.is_some();
-        let valid = found && self.flight.generation == self.table.generation();
-        if valid
-            && let Some((held, kept)) = keep
-            && let Some((key, _)) = mine.take()
-        {
-            let hash = self.table.hash(&key);
-            self.table.store.insert(hash, key, held, kept, self.flight.generation);
-        }
-        self.depart(&mut shard, landing, found);
-        drop(shard);
-        valid
-    }
-
-    /// What the end of a flight needs in any case.
-    fn depart(&mut self, shard: &mut Locked<'_, Shard<K, V>>, landing: &Landing<V>, removed: bool) {
-        self.landed = true;
-        let flight = &self.flight;
-        if !removed {
-            // Nothing to find, unless an `Eq` or a `Hash` lied or panicked: nobody may join a flight that has ended.
-            shard.flights.retain(|_, other| !Arc::ptr_eq(other, flight));
-        }
-        shard.loading -= 1;
-        if shard.loading == 0 {
-            shard.notify_all(|shard| &mut shard.idle);
-        }
-        shard.serve(
-            |shard| &mut shard.waiters,
-            |_, waiter, _| {
-                if Arc::ptr_eq(waiter.tag, flight) { Serve::Grant(landing.clone()) } else { Serve::Skip }
-            },
-        );
-    }
-}
-
-impl<K, V> Drop for Claim<'_, K, V>
-where
-    K: Hash + Eq + Clone + Send + Sync + 'static,
-    V: Clone + Send + Sync + 'static,
-{
-    fn drop(&mut self) {
-        if !self.landed {
-            let failure = Failure::Panicked("the load was cut short".into());
-            let monitor = self.monitor;
-            self.depart(&mut monitor.lock(), &Err(CacheError::Load(failure)), false);
-        }
-    }
 }

@@ -55,22 +55,35 @@
 //! - `serde`: [`Config`] from files.
 //! - `tracing`: an event when a load or a value's destructor panics.
 #![forbid(unsafe_code)]
+// The plain map of the models needs less.
+#![cfg_attr(fullbore_loom, allow(dead_code))]
 
 mod cache;
+mod claim;
 mod config;
 mod entry;
 mod error;
 mod flight;
+mod life;
 mod load;
+mod loading;
+mod many;
+mod memoize;
+mod metadata;
+mod shared;
 mod stats;
 mod store;
 mod sync;
+mod world;
 
 #[doc(inline)]
 pub use crate::{
     cache::Cache,
-    config::{CacheBuilder, Config},
+    config::{CacheBuilder, Config, WithLoader},
     error::{CacheError, LoadState},
     load::LoadCtx,
+    loading::LoadingCache,
+    memoize::{MemoFn, Spread, Whole},
+    metadata::Metadata,
     stats::CacheStats,
 };

@@ -21,8 +21,23 @@ pub struct CacheStats {
     pub waits: u64,
     /// Of those, the ones that gave up at their deadline.
     pub wait_timeouts: u64,
-    /// Loads whose value was not kept because the key was removed, inserted or cleared meanwhile.
+    /// Loads whose value was not kept because the key or one of its tags was removed, or the key inserted, or all cleared meanwhile; or
+    /// because a higher version was there.
     pub invalidated_loads: u64,
+    /// Calls that got a stale value because the new one could not be had, or not soon enough.
+    pub stale_hits: u64,
+    /// Calls that got the error of an earlier load.
+    pub error_hits: u64,
+    /// Loads in the background, begun early or for a caller who did not wait to the end.
+    pub refreshes: u64,
+    /// Early loads that were not begun because too many waited for a thread.
+    pub refreshes_dropped: u64,
+    /// Keys taken away from loads that took too long.
+    pub hand_overs: u64,
+    /// Such loads that have not ended. A number of now, not a count.
+    pub abandoned: u64,
+    /// Entries that had to make room for others.
+    pub evictions: u64,
 }
 
 impl CacheStats {
@@ -44,6 +59,12 @@ pub(crate) struct Tally {
     pub(crate) waits: Counter,
     pub(crate) wait_timeouts: Counter,
     pub(crate) invalidated_loads: Counter,
+    pub(crate) stale_hits: Counter,
+    pub(crate) error_hits: Counter,
+    pub(crate) refreshes: Counter,
+    pub(crate) refreshes_dropped: Counter,
+    /// The store counts them.
+    pub(crate) evictions: Arc<Counter>,
 }
 
 impl Tally {
@@ -57,6 +78,13 @@ impl Tally {
             waits: read(&self.waits),
             wait_timeouts: read(&self.wait_timeouts),
             invalidated_loads: read(&self.invalidated_loads),
+            stale_hits: read(&self.stale_hits),
+            error_hits: read(&self.error_hits),
+            refreshes: read(&self.refreshes),
+            refreshes_dropped: read(&self.refreshes_dropped),
+            hand_overs: 0,
+            abandoned: 0,
+            evictions: read(&self.evictions),
         }
     }
 }

@@ -240,7 +240,13 @@ fn c3_every_wait_has_a_deadline() {
 #[test]
 fn c3_a_timeout_too_long_to_represent_means_never() {
     let clock = PausedClock::new();
-    let cache = Numbers::builder().load_timeout(Duration::MAX).ttl(Duration::MAX).clock(&clock).build().unwrap();
+    let cache = Numbers::builder()
+        .load_timeout(Duration::MAX)
+        .load_limit(None)
+        .ttl(Duration::MAX)
+        .clock(&clock)
+        .build()
+        .unwrap();
     thread::scope(|scope| {
         let (go, leader) = slow_load(scope, &cache, Ok(1));
         let waiter = scope.spawn(|| cache.get_or_compute(&0, value(2)));

@@ -1,4 +1,4 @@
-//! The whole cache under the model checker, over a plain map instead of `moka`:
+//! The whole cache under the model checker, over a plain map in place of the store:
 //! `RUSTFLAGS="--cfg fullbore_loom" cargo test --release -p fullbore-cache --test loom_flight`.
 //!
 //! The "database" behind a cache is an atomic number that a writer changes before it invalidates: whoever asks after the
@@ -178,5 +178,52 @@ fn close_races_with_a_waiter() {
         for result in [mine, other.join().unwrap()] {
             assert!(matches!(result, Ok(1) | Err(CacheError::Closed)), "{result:?}");
         }
+    });
+}
+
+#[test]
+fn the_removal_of_a_tag_wins_over_a_load_that_bears_it() {
+    model(|| {
+        let world = World::new();
+        let read = |world: &World| {
+            world.cache.get_or_compute(&0, |ctx| {
+                ctx.tags(["t"]);
+                Ok::<_, Infallible>(world.database.load(Ordering::SeqCst))
+            })
+        };
+        let reader = {
+            let world = Arc::clone(&world);
+            thread::spawn(move || read(&world).unwrap())
+        };
+        world.database.store(2, Ordering::SeqCst);
+        world.cache.remove_by_tag("t");
+        assert_eq!(read(&world).unwrap(), 2, "a value from before the removal");
+        assert!([1, 2].contains(&reader.join().unwrap()));
+        assert_eq!(world.cache.get(&0), Some(2), "a late load reached the cache");
+    });
+}
+
+/// A load that may take no time at all against one that takes its key: who lands late leaves the other's value alone.
+#[test]
+fn a_hung_load_that_lands_after_all_leaves_its_successors_value_alone() {
+    model(|| {
+        let clock = PausedClock::new();
+        let cache =
+            Cache::<u8, u32>::builder().ttl(None).load_limit(Duration::from_secs(1)).clock(&clock).build().unwrap();
+        let first = {
+            let cache = cache.clone();
+            thread::spawn(move || {
+                cache.get_or_compute(&0, |_| {
+                    clock.advance(Duration::from_secs(1));
+                    Ok::<_, Infallible>(1)
+                })
+            })
+        };
+        let second = cache.get_or_compute(&0, |_| Ok::<_, Infallible>(2)).unwrap();
+        assert_eq!(first.join().unwrap().unwrap() == 2, cache.stats().loads == 1 && second == 2);
+        let there = cache.get(&0);
+        assert!(there == Some(second), "{there:?} after {second}");
+        assert_eq!(cache.stats().abandoned, 0);
+        assert!(cache.station().snapshot().balanced());
     });
 }

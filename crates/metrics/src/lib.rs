@@ -110,7 +110,7 @@ pub use crate::{
         Description, Edge, Family, Graph, Instrument, MetricSnapshot, Reading, RegisterError, Registry,
         RegistrySnapshot, Relation, Series, Table,
     },
-    sample::sampled,
+    sample::{random, sampled},
     snapshot::{Counts, StationSnapshot},
     station::{Departure, Outcome, Station, StationBuilder, StationId, StationKind},
     watch::Watch,

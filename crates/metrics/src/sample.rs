@@ -1,6 +1,7 @@
 //! One in 64, by chance.
 
 use std::cell::Cell;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Whether this event is to be timed: one in 64, chosen at random on each thread (a counter would let two stations that
@@ -16,7 +17,10 @@ pub(crate) fn gap() -> u32 {
     (((random() >> 32) * 127) >> 32) as u32
 }
 
-fn random() -> u64 {
+/// A number by chance, from a generator of the calling thread (xorshift64): for jitter and sampling, in a few nanoseconds. Not for
+/// secrets, and not the same in any two runs.
+#[must_use]
+pub fn random() -> u64 {
     // No destructor and no initialisation: it can be used at any time of a thread's life.
     thread_local!(static STATE: Cell<u64> = const { Cell::new(0) });
     STATE.with(|state| {
@@ -40,10 +44,12 @@ fn seed() -> u64 {
     static THREADS: AtomicU64 = AtomicU64::new(1);
     // ORDERING: Relaxed: only the numbers' being different matters.
     let n = THREADS.fetch_add(1, Ordering::Relaxed);
+    // Other processes that began at the same moment are to choose differently, too.
+    let n = RandomState::new().hash_one(n);
     // The finaliser of MurmurHash3: a bijection that maps only 0 to 0.
     let n = (n ^ (n >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     let n = (n ^ (n >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    n ^ (n >> 33)
+    (n ^ (n >> 33)).max(1)
 }
 
 #[cfg(test)]

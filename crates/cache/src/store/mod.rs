@@ -7,7 +7,8 @@
 use std::mem;
 use std::sync::Arc;
 
-use crate::entry::{Entry, Grave};
+use crate::entry::{Entry, Grave, Kept};
+use crate::world::Age;
 
 #[cfg(not(fullbore_loom))]
 mod shard;
@@ -48,6 +49,14 @@ impl<V> Held<V> {
         if Self::INLINE { Held::Inline(entry.value().clone()) } else { Held::Shared(Arc::clone(entry)) }
     }
 
+    /// As something that others can share. To be called under no lock.
+    pub(crate) fn into_entry(self, grave: &Arc<Grave<V>>) -> Arc<Entry<V>> {
+        match self {
+            Held::Inline(value) => Entry::new(value, grave),
+            Held::Shared(entry) => entry,
+        }
+    }
+
     pub(crate) fn value(&self) -> &V {
         match self {
             Held::Inline(value) => value,
@@ -68,9 +77,29 @@ impl<V> Held<V> {
     }
 }
 
+/// What a quick look for a key finds. Small, and without a destructor of its own: most looks end here.
+pub(crate) enum Quick<T> {
+    Fresh(T),
+    /// It takes a longer look ([`Look`]).
+    Unclear,
+    Nothing,
+}
+
+impl<T> Quick<T> {
+    fn map<U>(self, f: impl FnOnce(T) -> U) -> Quick<U> {
+        match self {
+            Quick::Fresh(found) => Quick::Fresh(f(found)),
+            Quick::Unclear => Quick::Unclear,
+            Quick::Nothing => Quick::Nothing,
+        }
+    }
+}
+
 /// What a look for a key finds.
 pub(crate) enum Look<T> {
     Live(T),
+    /// It is there, and not plainly fresh.
+    Aged(T, Kept, Age),
     /// It may not be returned any more.
     Dead,
     Nothing,
@@ -80,6 +109,7 @@ impl<T> Look<T> {
     fn map<U>(self, f: impl FnOnce(T) -> U) -> Look<U> {
         match self {
             Look::Live(found) => Look::Live(f(found)),
+            Look::Aged(found, kept, age) => Look::Aged(f(found), kept, age),
             Look::Dead => Look::Dead,
             Look::Nothing => Look::Nothing,
         }
@@ -95,48 +125,55 @@ mod plain {
     use fullbore_core::{Clock, Monitor};
     use fullbore_metrics::Counter;
 
-    use super::{Held, Look};
+    use super::{Held, Look, Quick};
     use crate::entry::Kept;
+    use crate::world::{Age, World};
 
     /// Never displaces anything.
     pub(crate) struct Store<K, V> {
         map: Monitor<HashMap<K, (Held<V>, Kept)>>,
         capacity: u64,
-        clock: Clock,
+        world: Arc<World>,
     }
 
     impl<K: Hash + Eq, V: Clone> Store<K, V> {
-        pub(crate) fn new(capacity: u64, clock: Clock, _: Arc<Counter>) -> Self {
-            Self { map: Monitor::new(HashMap::default(), clock.clone()), capacity, clock }
+        pub(crate) fn new(capacity: u64, world: Arc<World>, _: Arc<Counter>, _: Arc<Counter>) -> Self {
+            Self { map: Monitor::new(HashMap::default(), Clock::Real), capacity, world }
         }
         pub(crate) fn hash(&self, _: &K) -> u64 {
             0
         }
-        pub(crate) fn get(&self, hash: u64, key: &K, generation: u32) -> Look<Held<V>> {
-            self.peek(hash, key, generation).map(|(held, _)| held)
+        pub(crate) fn quick(&self, _: u64, _: &K) -> Quick<Held<V>> {
+            Quick::Unclear
         }
-        pub(crate) fn peek(&self, _: u64, key: &K, generation: u32) -> Look<(Held<V>, Kept)> {
-            match self.map.lock().get(key) {
+        pub(crate) fn get(&self, hash: u64, key: &K) -> Look<Held<V>> {
+            match self.peek(hash, key) {
                 None => Look::Nothing,
-                Some((_, kept)) if kept.is_dead(generation, &self.clock) => Look::Dead,
-                Some((held, kept)) => Look::Live((held.clone(), *kept)),
+                Some((_, _, Age::Dead)) => Look::Dead,
+                Some((held, _, Age::Fresh)) => Look::Live(held),
+                Some((held, kept, age)) => Look::Aged(held, kept, age),
             }
         }
-        pub(crate) fn insert(&self, _: u64, key: K, held: Held<V>, kept: Kept, _: u32) {
+        pub(crate) fn peek(&self, _: u64, key: &K) -> Option<(Held<V>, Kept, Age)> {
+            let map = self.map.lock();
+            let (held, kept) = map.get(key)?;
+            Some((held.clone(), kept.clone(), self.world.age_of(kept)))
+        }
+        pub(crate) fn insert(&self, _: u64, key: K, held: Held<V>, kept: Kept) {
             if u64::from(kept.weight) <= self.capacity {
                 self.map.lock().insert(key, (held, kept));
             }
         }
-        pub(crate) fn remove(&self, _: u64, key: &K, generation: u32) -> Look<Held<V>> {
+        pub(crate) fn remove(&self, _: u64, key: &K) -> Look<Held<V>> {
             match self.map.lock().remove(key) {
                 None => Look::Nothing,
-                Some((_, kept)) if kept.is_dead(generation, &self.clock) => Look::Dead,
+                Some((_, kept)) if self.world.age_of(&kept) == Age::Dead => Look::Dead,
                 Some((held, _)) => Look::Live(held),
             }
         }
-        /// Leaves everything where it is: what is of another generation is dead anyway.
-        pub(crate) fn clear(&self, _: u32) {}
-        pub(crate) fn resize(&self, _: u64, _: u32) {}
+        /// Leaves everything where it is: what was cleared is dead anyway.
+        pub(crate) fn clear(&self) {}
+        pub(crate) fn resize(&self, _: u64) {}
         pub(crate) fn count(&self) -> u64 {
             self.map.lock().len() as u64
         }

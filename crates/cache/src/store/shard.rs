@@ -1,20 +1,26 @@
 //! One shard: a table, and what it knows of how often its keys are asked for.
 
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Place;
 
-use super::Look;
 use super::sketch::{MOST, Sketch};
-use crate::entry::Kept;
-use fullbore_core::Clock;
+use super::{Look, Quick};
+use crate::entry::{Kept, More};
+use crate::world::{Age, World};
 
 /// One entry, in the table itself. Small: the fewer lines of memory, the sooner it is there.
 pub(super) struct Slot<K, T> {
     pub(super) key: K,
     pub(super) held: T,
-    kept: Kept,
+    due: u64,
+    more: Option<Arc<More>>,
+    /// See G3.
+    generation: AtomicU32,
+    weight: u32,
+    born: u32,
     /// How often it was asked for of late.
     uses: AtomicU8,
     /// The shard's time when it was asked for last.
@@ -23,15 +29,43 @@ pub(super) struct Slot<K, T> {
 
 impl<K, T> Slot<K, T> {
     pub(super) fn new(key: K, held: T, kept: Kept) -> Self {
-        Self { key, held, kept, uses: AtomicU8::new(0), seen: AtomicU8::new(0) }
+        let Kept { due, generation, weight, born, more } = kept;
+        let (uses, seen) = (AtomicU8::new(0), AtomicU8::new(0));
+        Self { key, held, due, more, generation: AtomicU32::new(generation), weight, born, uses, seen }
     }
 
     pub(super) fn weight(&self) -> u64 {
-        self.kept.weight.into()
+        self.weight.into()
     }
 
-    pub(super) fn is_dead(&self, generation: u32, clock: &Clock) -> bool {
-        self.kept.is_dead(generation, clock)
+    pub(super) fn is_dead(&self, world: &World) -> bool {
+        self.age(world) == Age::Dead
+    }
+
+    fn age(&self, world: &World) -> Age {
+        // ORDERING: Relaxed, also below: it is as of the one and of the other; with the older one the look is only longer.
+        let as_of = self.generation.load(Relaxed);
+        let (age, generation) = world.age(as_of, self.due, self.more.as_deref());
+        if age != Age::Dead && as_of != generation {
+            self.generation.store(generation, Relaxed);
+        }
+        age
+    }
+
+    fn kept(&self) -> Kept {
+        let (weight, born, more) = (self.weight, self.born, self.more.clone());
+        Kept { due: self.due, generation: self.generation.load(Relaxed), weight, born, more }
+    }
+
+    fn look(&self, age: Age) -> Look<T>
+    where
+        T: Clone,
+    {
+        match age {
+            Age::Dead => Look::Dead,
+            Age::Fresh => Look::Live(self.held.clone()),
+            Age::Early | Age::Stale => Look::Aged(self.held.clone(), self.kept(), age),
+        }
     }
 }
 
@@ -83,13 +117,30 @@ impl<K: Eq, T: Clone> Shard<K, T> {
         self.table.len()
     }
 
-    /// Counts as a use.
+    /// Counts as a use if it is fresh.
     #[inline]
-    pub(super) fn get(&self, hash: u64, key: &K, generation: u32, clock: &Clock) -> Look<T> {
-        let Some(slot) = self.table.find(hash, |slot| slot.key == *key) else { return Look::Nothing };
-        if slot.is_dead(generation, clock) {
-            return Look::Dead;
+    pub(super) fn quick(&self, hash: u64, key: &K, world: &World) -> Quick<T> {
+        let Some(slot) = self.table.find(hash, |slot| slot.key == *key) else { return Quick::Nothing };
+        if !world.is_plainly_fresh(slot.generation.load(Relaxed), slot.due) {
+            return Quick::Unclear;
         }
+        self.note_use(slot);
+        Quick::Fresh(slot.held.clone())
+    }
+
+    /// Counts as a use.
+    pub(super) fn get(&self, hash: u64, key: &K, world: &World) -> Look<T> {
+        let Some(slot) = self.table.find(hash, |slot| slot.key == *key) else { return Look::Nothing };
+        let age = slot.age(world);
+        if age != Age::Dead {
+            world.touch(slot.more.as_deref());
+            self.note_use(slot);
+        }
+        slot.look(age)
+    }
+
+    #[inline]
+    fn note_use(&self, slot: &Slot<K, T>) {
         // ORDERING: Relaxed, also below: hints of the policy. Two at once may count as one; what does not change is not written, so
         // that a line that all read stays with all.
         let uses = slot.uses.load(Relaxed);
@@ -99,15 +150,13 @@ impl<K: Eq, T: Clone> Shard<K, T> {
         if slot.seen.load(Relaxed) != self.time {
             slot.seen.store(self.time, Relaxed);
         }
-        Look::Live(slot.held.clone())
     }
 
-    pub(super) fn peek(&self, hash: u64, key: &K, generation: u32, clock: &Clock) -> Look<(T, Kept)> {
-        match self.table.find(hash, |slot| slot.key == *key) {
-            None => Look::Nothing,
-            Some(slot) if slot.is_dead(generation, clock) => Look::Dead,
-            Some(slot) => Look::Live((slot.held.clone(), slot.kept)),
-        }
+    /// What there is, and how it stands, without a trace.
+    pub(super) fn peek(&self, hash: u64, key: &K, world: &World) -> Option<(T, Kept, Age)> {
+        let slot = self.table.find(hash, |slot| slot.key == *key)?;
+        let age = slot.age(world);
+        Some((slot.held.clone(), slot.kept(), age))
     }
 
     pub(super) fn remove(&mut self, hash: u64, key: &K) -> Option<Slot<K, T>> {
@@ -158,15 +207,14 @@ impl<K: Eq, T: Clone> Shard<K, T> {
     pub(super) fn displace(
         &mut self,
         hash: Option<u64>,
-        generation: u32,
-        clock: &Clock,
+        world: &World,
         hasher: impl Fn(&K) -> u64,
     ) -> Result<Slot<K, T>, Full> {
-        let victim = self.victim(generation, clock).ok_or(Full::Empty)?;
+        let victim = self.victim(world).ok_or(Full::Empty)?;
         let there = self.table.get_bucket(victim).ok_or(Full::Empty)?;
         let uses = there.uses.load(Relaxed);
         if let Some(hash) = hash
-            && !there.is_dead(generation, clock)
+            && !there.is_dead(world)
             && self.sketch.estimate(hash) <= uses
         {
             return Err(Full::Worse);
@@ -180,7 +228,7 @@ impl<K: Eq, T: Clone> Shard<K, T> {
     }
 
     /// The bucket of the one to go.
-    fn victim(&mut self, generation: u32, clock: &Clock) -> Option<usize> {
+    fn victim(&mut self, world: &World) -> Option<usize> {
         let buckets = self.table.num_buckets();
         if self.table.is_empty() {
             return None;
@@ -195,7 +243,7 @@ impl<K: Eq, T: Clone> Shard<K, T> {
         for step in 0..buckets {
             let at = (start + step) % buckets;
             let Some(slot) = self.table.get_bucket(at) else { continue };
-            if slot.is_dead(generation, clock) {
+            if slot.is_dead(world) {
                 return Some(at);
             }
             let age = self.time.wrapping_sub(slot.seen.load(Relaxed));
@@ -211,11 +259,11 @@ impl<K: Eq, T: Clone> Shard<K, T> {
         best.map(|(at, _)| at)
     }
 
-    /// Takes out what is of another generation; returns its weight.
-    pub(super) fn sweep(&mut self, generation: u32) -> u64 {
+    /// Takes out what was cleared; returns its weight.
+    pub(super) fn sweep(&mut self, world: &World) -> u64 {
         let mut weight = 0;
         self.table.retain(|slot| {
-            let stays = slot.kept.generation == generation;
+            let stays = !world.is_cleared(*slot.generation.get_mut());
             weight += if stays { 0 } else { slot.weight() };
             stays
         });

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use fullbore_core::Clock;
 use fullbore_metrics::Counter;
 use parking_lot::RwLock;
 
-use super::Look;
 use super::shard::{Full, Shard, Slot};
+use super::{Look, Quick};
 use crate::entry::Kept;
+use crate::world::{Age, World};
 
 /// On lines of its own: a reader writes to the lock.
 #[repr(align(128))]
@@ -25,7 +25,9 @@ pub(super) struct Sharded<K, T> {
     weight: AtomicU64,
     /// Of all calls: the policy needs to know how many uses there are.
     hits: Arc<Counter>,
-    clock: Clock,
+    /// Those that had to make room.
+    evicted: Arc<Counter>,
+    world: Arc<World>,
 }
 
 /// What has left the table, one as a rule.
@@ -59,7 +61,7 @@ const WORTH_A_SHARD: u64 = 64;
 const SHARDS_EACH_CORE: u64 = 16;
 
 impl<K: Eq, T: Clone> Sharded<K, T> {
-    pub(super) fn new(capacity: u64, clock: Clock, hits: Arc<Counter>) -> Self {
+    pub(super) fn new(capacity: u64, world: Arc<World>, hits: Arc<Counter>, evicted: Arc<Counter>) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from) as u64;
         let shards = (SHARDS_EACH_CORE * cores).next_power_of_two();
         // The power of two that is not above.
@@ -71,7 +73,8 @@ impl<K: Eq, T: Clone> Sharded<K, T> {
             capacity: AtomicU64::new(capacity),
             weight: AtomicU64::new(0),
             hits,
-            clock,
+            evicted,
+            world,
         }
     }
 
@@ -82,18 +85,22 @@ impl<K: Eq, T: Clone> Sharded<K, T> {
     }
 
     #[inline]
-    pub(super) fn get(&self, hash: u64, key: &K, generation: u32) -> Look<T> {
-        self.shard(hash).read().get(hash, key, generation, &self.clock)
+    pub(super) fn quick(&self, hash: u64, key: &K) -> Quick<T> {
+        self.shard(hash).read().quick(hash, key, &self.world)
     }
 
-    pub(super) fn peek(&self, hash: u64, key: &K, generation: u32) -> Look<(T, Kept)> {
-        self.shard(hash).read().peek(hash, key, generation, &self.clock)
+    pub(super) fn get(&self, hash: u64, key: &K) -> Look<T> {
+        self.shard(hash).read().get(hash, key, &self.world)
     }
 
-    pub(super) fn insert(&self, hash: u64, key: K, held: T, kept: Kept, generation: u32, hasher: impl Fn(&K) -> u64) {
+    pub(super) fn peek(&self, hash: u64, key: &K) -> Option<(T, Kept, Age)> {
+        self.shard(hash).read().peek(hash, key, &self.world)
+    }
+
+    pub(super) fn insert(&self, hash: u64, key: K, held: T, kept: Kept, hasher: impl Fn(&K) -> u64) {
         let weight = u64::from(kept.weight);
         if weight > self.capacity.load(Relaxed) {
-            self.remove(hash, &key, generation);
+            self.remove(hash, &key);
             return;
         }
         let slot = Slot::new(key, held, kept);
@@ -109,9 +116,9 @@ impl<K: Eq, T: Clone> Sharded<K, T> {
         let candidate = gone.is_empty().then_some(hash);
         let mut elsewhere = self.shards.iter();
         while !self.reserve(weight) {
-            match shard.displace(candidate, generation, &self.clock, &hasher) {
+            match shard.displace(candidate, &self.world, &hasher) {
                 Ok(old) => {
-                    self.release(old.weight());
+                    self.evict(&old);
                     gone.push(old);
                 }
                 Err(Full::Worse) => return,
@@ -119,8 +126,8 @@ impl<K: Eq, T: Clone> Sharded<K, T> {
                 Err(Full::Empty) => {
                     let Some(other) = elsewhere.next() else { return };
                     let Some(mut other) = other.0.try_write() else { continue };
-                    if let Ok(old) = other.displace(candidate, generation, &self.clock, &hasher) {
-                        self.release(old.weight());
+                    if let Ok(old) = other.displace(candidate, &self.world, &hasher) {
+                        self.evict(&old);
                         drop(other);
                         gone.push(old);
                     }
@@ -139,33 +146,38 @@ impl<K: Eq, T: Clone> Sharded<K, T> {
         self.weight.fetch_update(Relaxed, Relaxed, |sum| sum.checked_add(weight).filter(|sum| *sum <= capacity)).is_ok()
     }
 
+    fn evict(&self, old: &Slot<K, T>) {
+        self.evicted.inc();
+        self.release(old.weight());
+    }
+
     fn release(&self, weight: u64) {
         self.weight.fetch_sub(weight, Relaxed);
     }
 
-    pub(super) fn remove(&self, hash: u64, key: &K, generation: u32) -> Look<T> {
+    pub(super) fn remove(&self, hash: u64, key: &K) -> Look<T> {
         let Some(slot) = self.shard(hash).write().remove(hash, key) else { return Look::Nothing };
         self.release(slot.weight());
-        if slot.is_dead(generation, &self.clock) { Look::Dead } else { Look::Live(slot.held) }
+        if slot.is_dead(&self.world) { Look::Dead } else { Look::Live(slot.held) }
     }
 
-    /// Gives back the memory of what is of another generation.
-    pub(super) fn clear(&self, generation: u32) {
+    /// Gives back the memory of what was cleared.
+    pub(super) fn clear(&self) {
         for shard in &self.shards {
-            let weight = shard.0.write().sweep(generation);
+            let weight = shard.0.write().sweep(&self.world);
             self.release(weight);
         }
     }
 
     /// Changes how much there may be, and displaces what is too much.
-    pub(super) fn resize(&self, capacity: u64, generation: u32, hasher: impl Fn(&K) -> u64) {
+    pub(super) fn resize(&self, capacity: u64, hasher: impl Fn(&K) -> u64) {
         self.capacity.store(capacity, Relaxed);
         while self.weight.load(Relaxed) > capacity {
             let mut any = false;
             for shard in &self.shards {
-                let old = shard.0.write().displace(None, generation, &self.clock, &hasher);
+                let old = shard.0.write().displace(None, &self.world, &hasher);
                 if let Ok(old) = old {
-                    self.release(old.weight());
+                    self.evict(&old);
                     any = true;
                 }
                 if self.weight.load(Relaxed) <= capacity {

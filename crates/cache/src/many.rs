@@ -1,0 +1,229 @@
+//! Many keys in one call: what is there is returned, and what is missing is loaded together.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::hash::Hash;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::Instant;
+
+use fullbore_core::{Event, Failure};
+use fullbore_metrics::Outcome;
+
+use crate::cache::Cache;
+use crate::claim::Claim;
+use crate::entry::{Entry, Kept};
+use crate::error::CacheError;
+use crate::flight::Entered;
+use crate::load::LoadCtx;
+use crate::shared::{Service, Shared};
+use crate::store::Held;
+
+type LoadMany<'a, K, V> = dyn FnMut(&[K], &mut LoadCtx) -> Result<HashMap<K, V>, Failure> + 'a;
+
+/// A key that this call is to load: its place in the result, and what it is to replace.
+struct Missing<'a, K: Hash + Eq + Clone + Send + Sync + 'static, V: Clone + Send + Sync + 'static> {
+    at: usize,
+    claim: Claim<'a, K, V>,
+    old: Option<(Held<V>, Kept)>,
+}
+
+impl<K, V> Cache<K, V>
+where
+    K: Hash + Eq + Clone + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    /// The values of many keys, in their order. Those that are there are returned as they are; for all that are missing `load` is
+    /// called once, on this thread, and what it returns is kept as in [`get_or_compute`](Self::get_or_compute). A key that it does not return is `None` in
+    /// the result, and others that wait for it load it themselves. Each key is a flight of its own: what somebody else loads already
+    /// is waited for, after the others have been loaded.
+    ///
+    /// `load` is given the missing keys, each once. It is only called again for a key that had been left to somebody else, whose load came
+    /// to nothing.
+    ///
+    /// ```
+    /// use fullbore_cache::Cache;
+    ///
+    /// let names = Cache::<u32, String>::builder().build()?;
+    /// names.insert(1, "one".into());
+    /// let found = names.get_or_compute_many(&[1, 2, 3], |missing, _| {
+    ///     assert_eq!(missing, [2, 3]);
+    ///     Ok::<_, std::io::Error>([(2, "two".to_owned())]) // one query for all of them
+    /// })?;
+    /// assert_eq!(found, [Some("one".into()), Some("two".into()), None]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`get_or_compute`](Self::get_or_compute), for the first key that has no value because of it. What has been loaded by then is
+    /// kept.
+    ///
+    /// # Panics
+    /// As [`get_or_compute`](Self::get_or_compute).
+    pub fn get_or_compute_many<E, I>(
+        &self,
+        keys: &[K],
+        load: impl FnMut(&[K], &mut LoadCtx) -> Result<I, E>,
+    ) -> Result<Vec<Option<V>>, CacheError>
+    where
+        E: Into<Box<dyn Error + Send + Sync>>,
+        I: IntoIterator<Item = (K, V)>,
+    {
+        self.compute_many(keys, None, load)
+    }
+
+    /// As [`get_or_compute_many`](Self::get_or_compute_many), with the deadline of
+    /// [`get_or_compute_deadline`](Self::get_or_compute_deadline) for the whole call.
+    ///
+    /// # Errors
+    /// As [`get_or_compute_many`](Self::get_or_compute_many).
+    ///
+    /// # Panics
+    /// As [`get_or_compute_many`](Self::get_or_compute_many).
+    pub fn get_or_compute_many_deadline<E, I>(
+        &self,
+        keys: &[K],
+        deadline: Instant,
+        load: impl FnMut(&[K], &mut LoadCtx) -> Result<I, E>,
+    ) -> Result<Vec<Option<V>>, CacheError>
+    where
+        E: Into<Box<dyn Error + Send + Sync>>,
+        I: IntoIterator<Item = (K, V)>,
+    {
+        self.compute_many(keys, Some(deadline), load)
+    }
+
+    fn compute_many<E, I>(
+        &self,
+        keys: &[K],
+        deadline: Option<Instant>,
+        mut load: impl FnMut(&[K], &mut LoadCtx) -> Result<I, E>,
+    ) -> Result<Vec<Option<V>>, CacheError>
+    where
+        E: Into<Box<dyn Error + Send + Sync>>,
+        I: IntoIterator<Item = (K, V)>,
+    {
+        let shared = &*self.shared;
+        let _burial = shared.burial();
+        let mut load = |keys: &[K], ctx: &mut LoadCtx| {
+            let pairs = load(keys, ctx).map_err(Failure::error)?;
+            Ok(pairs.into_iter().collect())
+        };
+        let mut values = vec![None; keys.len()];
+        // Where a key comes twice, the first time counts.
+        let mut first = HashMap::with_capacity(keys.len());
+        let (mut missing, mut busy) = (Vec::new(), Vec::new());
+        for (at, key) in keys.iter().enumerate() {
+            if *first.entry(key).or_insert(at) != at {
+                continue;
+            }
+            if let Some(held) = shared.fresh(key) {
+                values[at] = Some(shared.hit(held, None));
+                continue;
+            }
+            match shared.enter(key, deadline, None, true).0 {
+                Entered::Busy => busy.push(at),
+                Entered::Lead(claim, old) => missing.push(Missing { at, claim, old }),
+                other => match shared.without_a_load(other, false) {
+                    Ok(value) => values[at] = Some(value),
+                    Err(error) => {
+                        missing.into_iter().for_each(|missing| missing.claim.give_up());
+                        return Err(error);
+                    }
+                },
+            }
+        }
+        shared.load_many(missing, deadline, &mut values, &mut load)?;
+        // Nothing is claimed any more: two calls that wait for each other's keys have both landed theirs.
+        for at in busy {
+            let (entered, joined) = shared.enter(&keys[at], deadline, None, false);
+            match entered {
+                Entered::Lead(claim, old) => {
+                    if joined {
+                        shared.waited_in_vain();
+                    }
+                    shared.load_many(vec![Missing { at, claim, old }], deadline, &mut values, &mut load)?;
+                }
+                Entered::Hit(held) => values[at] = Some(shared.found(held, None, joined)),
+                other => values[at] = Some(shared.without_a_load(other, joined)?),
+            }
+        }
+        for (at, key) in keys.iter().enumerate() {
+            if first[key] != at {
+                values[at] = values[first[key]].clone();
+            }
+        }
+        Ok(values)
+    }
+}
+
+impl<K, V> Shared<K, V>
+where
+    K: Hash + Eq + Clone + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    /// Loads them all in one call, and lands each flight.
+    fn load_many(
+        &self,
+        missing: Vec<Missing<'_, K, V>>,
+        deadline: Option<Instant>,
+        values: &mut [Option<V>],
+        load: &mut LoadMany<'_, K, V>,
+    ) -> Result<(), CacheError> {
+        if missing.is_empty() {
+            return Ok(());
+        }
+        self.tally.loads.inc();
+        self.station.arrived(missing.len());
+        let service = Service::begin_many(&self.station, Some(Instant::now()), missing.len());
+        let begun = self.clock.now();
+        let mut ctx = LoadCtx::new(deadline, None);
+        let loaded = catch_unwind(AssertUnwindSafe(|| {
+            let keys: Vec<K> = missing.iter().map(|missing| missing.claim.key().clone()).collect();
+            let mut found = load(&keys, &mut ctx)?;
+            let took = self.clock.now().saturating_duration_since(begun);
+            let prepare = |key: &K| {
+                let value = found.remove(key)?;
+                let kept = self.kept(key, &value, ctx.says.clone(), took);
+                let entry = Entry::new(value.clone(), &self.grave);
+                let keep = kept.map(|kept| (Held::of(&entry), kept));
+                Some((value, entry, keep))
+            };
+            Ok::<Vec<_>, Failure>(keys.iter().map(prepare).collect())
+        }));
+        let (error, payload) = match loaded {
+            Ok(Ok(found)) => {
+                for (missing, found) in missing.into_iter().zip(found) {
+                    let Some((value, entry, keep)) = found else {
+                        missing.claim.give_up();
+                        continue;
+                    };
+                    if !missing.claim.land(&entry, keep) {
+                        self.tally.invalidated_loads.inc();
+                    }
+                    values[missing.at] = Some(value);
+                }
+                service.end(Outcome::Served);
+                return Ok(());
+            }
+            Ok(Err(failure)) => (CacheError::Load(failure), None),
+            Err(payload) => {
+                let failure = Failure::panicked(&*payload);
+                self.events.emit(Event::Panic, || format!("a load {failure}"));
+                (CacheError::Load(failure), Some(payload))
+            }
+        };
+        let mut all = true;
+        for missing in missing {
+            match self.failed(missing.claim, &error, missing.old, &ctx.says) {
+                Some(stand_in) => values[missing.at] = Some(stand_in.value().clone()),
+                None => all = false,
+            }
+        }
+        service.end(Outcome::Failed);
+        match payload {
+            Some(payload) => resume_unwind(payload),
+            None if all => Ok(()),
+            None => Err(error),
+        }
+    }
+}
