@@ -7,6 +7,9 @@ pub(super) const MOST: u8 = 15;
 /// Each of the four counters of a key is in a word of its own.
 const WAYS: u32 = 4;
 
+/// Words that a sketch has at least: one for few entries has to tell as many other keys apart.
+const LEAST: usize = 512;
+
 pub(super) struct Sketch {
     words: Box<[u64]>,
 }
@@ -21,9 +24,9 @@ impl Sketch {
         self.words.len() >= entries
     }
 
-    /// Empty, and large enough for so many entries: 8 bytes for each.
+    /// Empty, and large enough for so many entries: 8 bytes for each, and 4 KiB at least.
     pub(super) fn grow(&mut self, entries: usize) {
-        self.words = vec![0; entries.next_power_of_two().max(64)].into();
+        self.words = vec![0; entries.next_power_of_two().max(LEAST)].into();
     }
 
     /// Which word, and how far its counter is from the word's end.
