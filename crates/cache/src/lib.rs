@@ -22,10 +22,21 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # What there is
+//! - [`Cache`]: `get`, `insert`, [`get_or_compute`](Cache::get_or_compute), [`get_or_compute_many`](Cache::get_or_compute_many),
+//!   [`memoize`](Cache::memoize), [`remove`](Cache::remove), [`remove_by_tag`](Cache::remove_by_tag), [`clear`](Cache::clear),
+//!   [`metadata`](Cache::metadata).
+//! - [`LoadCtx`]: what a load says of its value: TTL, negative, tags, etag, version, not modified.
+//! - [`LoadingCache`]: with a loader of its own: refresh ahead, soft and hard timeouts, [`refresh`](LoadingCache::refresh).
+//!
 //! # Guarantees
 //! - One load at a time for each key, whoever asks; the others wait for it, with a deadline, and get its value or its error.
-//! - **An invalidation during a load wins.** After [`remove`](Cache::remove), [`insert`](Cache::insert) or
-//!   [`clear`](Cache::clear) no load that had begun before reaches the cache, and no call that begins afterwards joins it.
+//! - **An invalidation during a load wins.** After [`remove`](Cache::remove), [`insert`](Cache::insert), [`clear`](Cache::clear) or
+//!   [`remove_by_tag`](Cache::remove_by_tag) no load that had begun before reaches the cache, and no call that begins afterwards gets
+//!   its value.
+//! - A stale value is only returned where [`stale_for`](CacheBuilder::stale_for) allows it, and only by `get_or_compute` and its like, in
+//!   place of an error or of a wait.
+//! - A load that hangs loses its key after [`load_limit`](CacheBuilder::load_limit); a bounded number of them is left behind.
 //! - A load runs on its caller's thread, may borrow, may use the cache, and may panic: the waiters learn of it and the key is
 //!   free again. Asking for the key that one is loading is an error, not a deadlock.
 //! - No user code runs under a lock, except `Hash`, `Eq`, `Clone` and `Drop` of keys, and `Clone` of values that have no
@@ -33,10 +44,10 @@
 //!   all locks, also those of entries that are displaced; a panic in one goes nowhere.
 //!
 //! # What it costs
-//! No threads. A hit is a hash, a shared lock of one of several shards, a look-up, a copy of the value and, where the entry
+//! No threads, except those of a loading cache ([`refresh_threads`](CacheBuilder::refresh_threads)). A hit is a hash, a shared lock of one of several shards, a look-up, a copy of the value and, where the entry
 //! expires, a look at a coarse clock. Values without a destructor, up to 64 bytes, lie in the table itself; others are behind an
 //! `Arc` there. An entry is its key, that, and 24 bytes; beside it the policy has 16 to 32 bytes for each. A load allocates one small
-//! object, a wait one more. Flights and waiters need no bound of their own: each is a thread inside a call.
+//! object, a wait one more. An entry that has more than a TTL (tags, a stale window, ...) allocates one of 100 bytes for that. Flights and waiters need no bound of their own: each is a thread inside a call.
 //!
 //! # Trade-offs
 //! - The capacity is never exceeded. A new entry can lose against those that are used more (TinyLFU: what comes is compared with
@@ -87,3 +98,11 @@ pub use crate::{
     metadata::Metadata,
     stats::CacheStats,
 };
+
+// The book's pages that show code are compiled and run. They are not in the package; `doctest` is never set for one.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/src/crates/cache-loading.md")]
+struct BookLoading;
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/src/crates/cache-from-moka.md")]
+struct BookFromMoka;
