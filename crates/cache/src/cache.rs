@@ -104,14 +104,14 @@ where
     }
 
     /// As [`insert`](Self::insert), unless the value that is there has the same or a higher version: for changes that may arrive
-    /// in another order than they were made in. `false`: it was not kept. A version that was removed or displaced is not remembered; 0
+    /// in another order than they were made in; `false` then. A version that was removed or displaced is not remembered; 0
     /// is what a value has that was given none.
     pub fn insert_version(&self, key: K, value: V, version: u64) -> bool {
         let _burial = self.shared.burial();
         self.shared.put(key, value, Says { version, ..Says::default() }, Some(version))
     }
 
-    /// Takes the value out and returns it if it was there. It wins over every load of the key that is under way: the value
+    /// Takes the value out and returns it if it was there and fresh. It wins over every load of the key that is under way: the value
     /// of such a load goes to those who wait for it already, and no further.
     pub fn remove(&self, key: &K) -> Option<V> {
         let shared = &*self.shared;
@@ -237,7 +237,8 @@ where
         shared.table.look(key).map(|(held, ..)| held.into_value())
     }
 
-    /// For how long the value will still be returned, if it is there: `Some(None)` if it does not expire. Leaves no trace.
+    /// For how long the value will still be fresh, if it is there: `Some(None)` if it does not expire. A time to idle may end it before.
+    /// Leaves no trace.
     #[must_use]
     pub fn ttl_left(&self, key: &K) -> Option<Option<Duration>> {
         self.metadata(key).filter(|metadata| !metadata.is_stale).map(|metadata| metadata.ttl_left)
@@ -252,7 +253,8 @@ where
         Some(Metadata::of(&kept, age, &shared.table.world))
     }
 
-    /// Changes the capacity, and displaces at once what is too much.
+    /// Changes the capacity, and displaces at once what is too much. How many threads can work at once was decided when it was built: one for
+    /// every 64 entries at most.
     pub fn resize(&self, capacity: u64) {
         let _burial = self.shared.burial();
         self.shared.table.store.resize(capacity);

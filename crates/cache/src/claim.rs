@@ -4,16 +4,19 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fullbore_core::{Locked, Monitor, Serve};
+use fullbore_core::{Locked, Monitor};
 
-use crate::entry::{Entry, Kept};
+use crate::entry::{Entry, Grave, Kept};
 use crate::error::CacheError;
-use crate::flight::{Flight, Shard, Table};
+use crate::flight::{Flight, Shard, Table, answer};
 use crate::store::Held;
+use crate::world::{Age, Tag};
 
 /// What a load ends with, for those who wait.
 pub(crate) enum Landing<V> {
     Value(Arc<Entry<V>>),
+    /// A stale one, because the load failed.
+    StoodIn(Arc<Entry<V>>),
     Failed(CacheError),
     /// Nothing for them: they are to look again.
     Again,
@@ -23,6 +26,7 @@ impl<V> Clone for Landing<V> {
     fn clone(&self) -> Self {
         match self {
             Landing::Value(entry) => Landing::Value(Arc::clone(entry)),
+            Landing::StoodIn(entry) => Landing::StoodIn(Arc::clone(entry)),
             Landing::Failed(error) => Landing::Failed(error.clone()),
             Landing::Again => Landing::Again,
         }
@@ -59,66 +63,72 @@ where
 
     /// Ends the flight: in one step the entry reaches the store, if there is something to keep and if nothing invalidated it meanwhile,
     /// and the flight is gone. Then everybody who waits gets the value. Says whether it was still valid.
-    pub(crate) fn land(mut self, entry: &Arc<Entry<V>>, keep: Option<(Held<V>, Kept)>) -> bool {
-        let as_of = self.flight.generation;
-        let world = &self.table.world;
-        // Declared before the lock: the key in it is dropped after the lock's release.
+    pub(crate) fn land(mut self, entry: &Arc<Entry<V>>, keep: Keep<V>) -> bool {
+        // Declared before the lock: what is in it is dropped after the lock's release.
         let mut mine;
+        let world = &self.table.world;
         let monitor = self.monitor;
         let mut shard = monitor.lock();
-        mine = shard.take_flight(self.key, &self.flight);
-        let found = mine.is_some();
-        let more = keep.as_ref().and_then(|(_, kept)| kept.more.as_ref());
-        let removed = more.is_some_and(|more| world.is_removed(&more.tags, as_of));
-        let mut valid = found && !removed && !world.is_cleared(as_of);
-        if valid && let Some(key) = mine.take() {
+        let as_of = self.flight.generation();
+        mine = shard.take_flight_or_successor(self.key, &self.flight);
+        let removed = world.is_removed(keep.tags(), as_of);
+        let mut valid = mine.is_some() && !removed && !world.is_cleared(as_of);
+        let taken = mine.as_ref().map(|(_, flight)| Arc::clone(flight));
+        if valid && let Some((key, flight)) = mine.take() {
             let hash = self.table.store.hash(&key);
             match keep {
-                Some((held, kept)) => {
+                Keep::Entry(held, kept) => {
                     let version = kept.more.as_ref().map_or(0, |more| more.version);
                     valid = version == 0 || self.table.version(hash, &key).is_none_or(|there| there <= version);
                     if valid {
                         self.table.store.insert(hash, key, held, Kept { generation: as_of, ..kept });
                     } else {
-                        mine = Some(key);
+                        mine = Some((key, flight));
                     }
                 }
                 // What it was to replace is out of date.
-                None => {
+                Keep::Nothing(_) => {
                     self.table.store.remove(hash, &key);
-                    mine = Some(key);
+                    mine = Some((key, flight));
                 }
             }
         }
         let landing = Landing::Value(Arc::clone(entry));
         // Who joined after a removal may have seen that the value was removed. Which removal it was is not known any more.
-        self.depart(
-            &mut shard,
-            found,
-            |joined| if removed && joined != as_of { Landing::Again } else { landing.clone() },
-        );
+        let answers = |joined| if removed && joined != as_of { Landing::Again } else { landing.clone() };
+        self.depart(&mut shard, taken.as_ref(), answers);
         drop(shard);
         drop(mine);
         valid
     }
 
-    /// The load failed. Those who wait get the stale value, if there is one to stand in, or the error; for as long as `back_off` says it
-    /// is not tried again.
-    pub(crate) fn fail(mut self, error: &CacheError, back_off: Duration, stand_in: Option<Arc<Entry<V>>>) {
+    /// The load failed. Those who wait get the stale value, if there still is one to stand in, or the error; for as long as `back_off` says it
+    /// is not tried again. Returns what stands in.
+    pub(crate) fn fail(
+        mut self,
+        error: &CacheError,
+        back_off: Duration,
+        old: Option<(Held<V>, Kept)>,
+        grave: &Arc<Grave<V>>,
+    ) -> Option<Arc<Entry<V>>> {
         // Declared before the lock: what is in it is dropped after the lock's release.
-        let (mine, mut _forgotten);
+        let (mine, _forgotten);
+        let old = old.map(|(held, kept)| (held.into_entry(grave), kept));
         let monitor = self.monitor;
         let mut shard = monitor.lock();
         mine = shard.take_flight(self.key, &self.flight);
-        let found = mine.is_some();
+        let taken = mine.as_ref().map(|(_, flight)| Arc::clone(flight));
+        // Under the lock: who joined it after a removal finds that taken into account.
+        let stand_in = old.filter(|(_, kept)| self.table.world.age_of(kept) != Age::Dead).map(|(entry, _)| entry);
         if !back_off.is_zero()
-            && let Some(key) = mine
-            && let Some(until) = shard.now().checked_add(back_off)
+            && let Some((key, _)) = mine
         {
-            _forgotten = shard.remember(key, error.clone(), until, self.flight.generation);
+            let until = shard.now().checked_add(back_off);
+            _forgotten = shard.remember(key, error.clone(), until, self.flight.generation());
         }
-        let landing = stand_in.map_or_else(|| Landing::Failed(error.clone()), Landing::Value);
-        self.depart(&mut shard, found, |_| landing.clone());
+        let landing = stand_in.clone().map_or_else(|| Landing::Failed(error.clone()), Landing::StoodIn);
+        self.depart(&mut shard, taken.as_ref(), |_| landing.clone());
+        stand_in
     }
 
     /// There was no load: who waits has to see for himself.
@@ -127,15 +137,33 @@ where
         let monitor = self.monitor;
         let mut shard = monitor.lock();
         mine = shard.take_flight(self.key, &self.flight);
-        let found = mine.is_some();
-        self.depart(&mut shard, found, |_| Landing::Again);
+        let taken = mine.as_ref().map(|(_, flight)| flight);
+        self.depart(&mut shard, taken, |_| Landing::Again);
     }
 
-    /// What the end of a flight needs in any case.
-    fn depart(&mut self, shard: &mut Locked<'_, Shard<K, V>>, found: bool, landing: impl Fn(u32) -> Landing<V>) {
+    /// The load says that there is no such thing: nothing stays, and who waits has to see for himself.
+    pub(crate) fn land_nothing(mut self) {
+        let mine;
+        let monitor = self.monitor;
+        let mut shard = monitor.lock();
+        mine = shard.take_flight(self.key, &self.flight);
+        let taken = mine.as_ref().map(|(_, flight)| flight);
+        if taken.is_some() {
+            self.table.store.remove(self.table.store.hash(self.key), self.key);
+        }
+        self.depart(&mut shard, taken, |_| Landing::Again);
+    }
+
+    /// What the end of a flight needs in any case. `taken` is the flight that had its key, its own or a successor's.
+    fn depart(
+        &mut self,
+        shard: &mut Locked<'_, Shard<K, V>>,
+        taken: Option<&Arc<Flight>>,
+        landing: impl Fn(u32) -> Landing<V>,
+    ) {
         self.landed = true;
         let flight = &self.flight;
-        if !found {
+        if taken.is_none() {
             shard.forget_flight(flight);
         }
         self.table.landed(flight);
@@ -143,13 +171,27 @@ where
         if shard.loading == 0 {
             shard.notify_all(|shard| &mut shard.idle);
         }
-        shard.serve(
-            |shard| &mut shard.waiters,
-            |_, waiter, _| {
-                let theirs = Arc::ptr_eq(&waiter.tag.flight, flight);
-                if theirs { Serve::Grant(landing(waiter.tag.generation)) } else { Serve::Skip }
-            },
-        );
+        answer(shard, flight, landing);
+        if let Some(successor) = taken.filter(|taken| !Arc::ptr_eq(taken, flight)) {
+            // There may be something for them now, which need not wait for their own flight.
+            answer(shard, successor, |_| Landing::Again);
+        }
+    }
+}
+
+/// What a load leaves in the store.
+pub(crate) enum Keep<V> {
+    Entry(Held<V>, Kept),
+    /// Nothing. Its tags still say who may have the value.
+    Nothing(Box<[Arc<Tag>]>),
+}
+
+impl<V> Keep<V> {
+    fn tags(&self) -> &[Arc<Tag>] {
+        match self {
+            Keep::Entry(_, kept) => kept.more.as_ref().map_or(&[], |more| &more.tags),
+            Keep::Nothing(tags) => tags,
+        }
     }
 }
 
@@ -162,7 +204,7 @@ where
         if !self.landed {
             let error = CacheError::cut_short();
             let monitor = self.monitor;
-            self.depart(&mut monitor.lock(), false, |_| Landing::Failed(error.clone()));
+            self.depart(&mut monitor.lock(), None, |_| Landing::Failed(error.clone()));
         }
     }
 }

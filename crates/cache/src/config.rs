@@ -146,7 +146,8 @@ pub struct WithLoader<K, V>(Loader<K, V>);
 
 impl<K, V> CacheBuilder<K, V> {
     /// How values are loaded: makes it a [`LoadingCache`], which can then also load without anybody's waiting for it. It is called
-    /// on the thread that asks or on one of the cache's own, at most once at a time for each key. It may use other caches; one that holds a
+    /// on the thread that asks or on one of the cache's own, once at a time for each key, unless one takes longer than the
+    /// [`load_limit`](Self::load_limit). It may use other caches; one that holds a
     /// handle of this cache keeps it alive for ever.
     ///
     /// Default: none; each call of [`Cache::get_or_compute`] brings its own.
@@ -182,7 +183,7 @@ impl<K, V> CacheBuilder<K, V, WithLoader<K, V>> {
     /// The cache, with its threads.
     ///
     /// # Errors
-    /// [`BuildError::Config`] for a TTL or a time to idle of zero, a jitter below 0 or above 1, a negative `refresh_ahead`, no
+    /// [`BuildError::Config`] for a TTL, a time to idle or a hard timeout of zero, a jitter below 0 or above 1, a negative `refresh_ahead`, no
     /// threads or no places for them; [`BuildError::Spawn`] if the system has no threads to give.
     pub fn build(self) -> Result<LoadingCache<K, V>, BuildError>
     where
@@ -190,6 +191,9 @@ impl<K, V> CacheBuilder<K, V, WithLoader<K, V>> {
         V: Clone + Send + Sync + 'static,
     {
         let config = &self.config;
+        if config.hard_timeout == Some(Duration::ZERO) {
+            return Err(BuildError::config("hard_timeout", "0s", "a duration above zero, or none"));
+        }
         BuildError::refuse_zero("refresh_threads", config.refresh_threads)?;
         BuildError::refuse_zero("refresh_queue", config.refresh_queue)?;
         if !(0.0..=1_000.0).contains(&config.refresh_ahead) {
@@ -324,9 +328,9 @@ impl<K, V, L> CacheBuilder<K, V, L> {
         self
     }
 
-    /// How long a call of [`LoadingCache::get_or_load`] takes at most. All loads run in the background then, on at most
-    /// [`refresh_threads`](Self::refresh_threads) threads, so that a call can leave one that hangs. Choose it by the patience of
-    /// your callers.
+    /// How long a call of [`LoadingCache::get_or_load`] takes at most. All loads run in the background then, so that a call can leave one
+    /// that hangs: on at most [`refresh_threads`](Self::refresh_threads) threads, which bound how many there are at a time. A load on one of
+    /// those threads that asks for another key loads that itself. Choose it by the patience of your callers.
     ///
     /// Default: none; a value that is not there is loaded on the thread that asks.
     #[must_use]
@@ -335,8 +339,8 @@ impl<K, V, L> CacheBuilder<K, V, L> {
         self
     }
 
-    /// After so long a load counts as hung: it loses its key to the next one who asks or waits. What it brings in the end goes nowhere but to
-    /// its own caller. Choose a time that no healthy load takes. `None`: it keeps its key.
+    /// After so long a load counts as hung: the next one who asks or waits loads for himself. What the first one brings in the end is kept
+    /// all the same if it comes before that and nothing was invalidated. A thread of a loading cache that hangs is replaced. Choose a time that no healthy load takes. `None`: it keeps its key.
     ///
     /// Default: 60 s.
     #[must_use]
@@ -356,8 +360,8 @@ impl<K, V, L> CacheBuilder<K, V, L> {
     }
 
     /// With a loader: how early a value is loaded again, before it expires, while calls still get the old one. At each hit in the last part
-    /// of its life chance decides, the more often the nearer the end is and the longer the load takes (XFetch): what is asked for
-    /// often never expires under its callers. 1 is right where a load takes about as long as the last one did; above it is earlier. 0: never.
+    /// of its life ([`LoadingCache::get_or_load`], not `get`) chance decides, the more often the nearer the end is and the longer the load takes (XFetch): what is asked for
+    /// often never expires under its callers. Values that were inserted and not loaded are not loaded early. 1 is right where a load takes about as long as the last one did; above it is earlier. 0: never.
     ///
     /// Default: 1.
     #[must_use]
@@ -432,7 +436,7 @@ impl<K, V, L> CacheBuilder<K, V, L> {
         let limits = Limits { load: config.load_limit, abandoned: config.max_abandoned };
         let idle = config.time_to_idle.map(nanos);
         let counts = (Arc::clone(&tally.hits), Arc::clone(&tally.evictions));
-        let table = Table::new(config.capacity, &clock, idle, limits, counts.0, counts.1);
+        let table = Table::new(config.capacity, &clock, idle, weigher.is_some(), limits, counts.0, counts.1);
         let life = Life::new(&config, loads_itself);
         let grave = Arc::new(Grave::new());
         Ok(Shared { table, grave, weigher, config, life, clock, tally, station, events })

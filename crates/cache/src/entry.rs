@@ -42,6 +42,8 @@ pub(crate) struct More {
     pub(crate) negative: bool,
     /// When it was asked for last. Only kept up where there is a time to idle.
     pub(crate) used: AtomicU64,
+    /// When it was asked last that it be loaded early.
+    pub(crate) asked: AtomicU64,
 }
 
 /// A moment that never comes.

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::{Duration, Instant};
 
-use fullbore_core::{Clock, Locked, Monitor, Waiters, earlier};
+use fullbore_core::{Clock, Locked, Monitor, Serve, Waiters, earlier};
 use fullbore_metrics::Counter;
 
 use crate::claim::{Claim, Landing};
 use crate::entry::{Entry, Kept};
 use crate::error::CacheError;
 use crate::store::{Held, Look, Quick, Store};
-use crate::sync::{Ordering, ThreadId, current};
+use crate::sync::{AtomicU32, Ordering, ThreadId, current};
 use crate::world::{Age, World};
 
 /// The entries and the flights of a cache.
@@ -23,6 +23,8 @@ pub(crate) struct Table<K, V> {
     pub(crate) world: Arc<World>,
     /// Loads that lost their key because they took too long, and have not landed.
     abandoned: AtomicUsize,
+    /// Of those, the ones that hold a thread of the cache's.
+    lost: AtomicUsize,
     pub(crate) hand_overs: Counter,
     limits: Limits,
 }
@@ -49,19 +51,22 @@ pub(crate) struct Shard<K, V> {
 }
 
 enum Place {
-    /// `leader` is `None` until a thread has begun with it.
-    Loading { flight: Arc<Flight>, leader: Option<ThreadId> },
-    /// The last load failed, and the next one is not to begin before.
-    Failed { error: CacheError, until: Instant, generation: u32 },
+    /// `leader` is `None` until a thread has begun with it; `since` is when that was, or when it was put here.
+    Loading { flight: Arc<Flight>, leader: Option<ThreadId>, since: Instant },
+    /// The last load failed, and the next one is not to begin before; `None`: never.
+    Failed { error: CacheError, until: Option<Instant>, generation: u32 },
 }
 
 /// One load of one key. Told apart by address.
 pub(crate) struct Flight {
-    since: Instant,
-    pub(crate) generation: u32,
-    /// These two are written under the shard's lock only; atomic because the compiler cannot know that.
+    /// These are written under the shard's lock only; atomic because the compiler cannot know that.
+    generation: AtomicU32,
     waiting: AtomicUsize,
     abandoned: AtomicBool,
+    /// Its leader is a thread of the cache's.
+    behind: AtomicBool,
+    /// The hung one that lost its key to this one. What that brings in the end is still good, as long as this one's would be.
+    instead_of: Option<Arc<Flight>>,
 }
 
 pub(crate) struct Waiter {
@@ -86,11 +91,14 @@ pub(crate) struct Call<'a, K> {
 pub(crate) struct Behind<'a, K> {
     /// `false` if that is not possible at present. Called under the shard's lock.
     pub(crate) push: Push<'a, K>,
+    /// A thread that it had for that hangs. Called under the shard's lock.
+    pub(crate) replace: &'a dyn Fn(),
     /// Where there is nothing to serve meanwhile, the caller loads.
     pub(crate) only_for_stale: bool,
 }
 
-pub(crate) type Push<'a, K> = &'a dyn Fn(&K, &Arc<Flight>) -> bool;
+/// The key, its hash, and the flight.
+pub(crate) type Push<'a, K> = &'a dyn Fn(K, u64, &Arc<Flight>) -> bool;
 
 /// How [`Table::enter`] ended.
 pub(crate) enum Entered<'a, K: Hash + Eq + Clone + Send + Sync + 'static, V: Clone + Send + Sync + 'static> {
@@ -100,6 +108,8 @@ pub(crate) enum Entered<'a, K: Hash + Eq + Clone + Send + Sync + 'static, V: Clo
     Lead(Claim<'a, K, V>, Option<(Held<V>, Kept)>),
     /// Somebody else's load ended well.
     Landed(Arc<Entry<V>>),
+    /// It failed, and this stands in.
+    StoodIn(Arc<Entry<V>>),
     /// Somebody else's load failed; the cache was closed.
     Failed(CacheError),
     /// A stale value has to do.
@@ -126,6 +136,7 @@ where
         capacity: u64,
         clock: &Clock,
         idle: Option<u64>,
+        weighed: bool,
         limits: Limits,
         hits: Arc<Counter>,
         evicted: Arc<Counter>,
@@ -143,8 +154,16 @@ where
         };
         let shards = (0..shard_count()).map(|_| shard()).collect();
         let world = Arc::new(World::new(clock.clone(), idle));
-        let store = Store::new(capacity, Arc::clone(&world), hits, evicted);
-        Self { shards, store, world, abandoned: AtomicUsize::new(0), hand_overs: Counter::new(), limits }
+        let store = Store::new(capacity, weighed, Arc::clone(&world), hits, evicted);
+        Self {
+            shards,
+            store,
+            world,
+            abandoned: AtomicUsize::new(0),
+            lost: AtomicUsize::new(0),
+            hand_overs: Counter::new(),
+            limits,
+        }
     }
 
     /// The value of `key` if it is plainly fresh. Takes no lock of ours.
@@ -247,23 +266,27 @@ where
     /// Finds the entry, joins the flight, or makes the caller its leader. `joined` runs under the lock before the first wait.
     pub(crate) fn enter<'a>(&'a self, key: &'a K, call: &Call<'_, K>, joined: impl FnOnce()) -> Entered<'a, K, V> {
         // Declared before the lock: what is in it is dropped after the lock's release.
-        let mut _detached;
+        let mut _detached = None;
         let hash = self.store.hash(key);
         let monitor = self.shard(hash);
         let mut joined = Some(joined);
         let mut wait: Option<Patience> = None;
         loop {
+            _detached = None;
             let mut shard = monitor.lock();
             let now = shard.now();
+            // Before the look at what is there: what is removed after that look is not this flight's to bring back.
+            let generation = self.world.generation();
             // The flight that the caller did not find may have landed just now: under the lock, the entry or the flight is there.
             let old = match self.present(hash, key) {
                 Some((held, _, Age::Fresh | Age::Early)) => return Entered::Hit(held),
                 old => old.map(|(held, kept, _)| (held, kept)),
             };
             let stale = |old: Option<(Held<V>, Kept)>, other| old.map_or(other, |(held, _)| Entered::Stale(held));
-            let (mut flight, mut hung) = (None, None);
+            let behind = call.behind.as_ref().filter(|behind| old.is_some() || !behind.only_for_stale);
+            let (mut flight, mut hung, mut queued) = (None, None, None);
             match shard.flights.get(key) {
-                Some(Place::Loading { flight: there, leader }) if !self.world.is_cleared(there.generation) => {
+                Some(Place::Loading { flight: there, leader, since }) if !self.world.is_cleared(there.generation()) => {
                     if *leader == Some(current().id()) {
                         return Entered::Refused(CacheError::Reentrant);
                     }
@@ -271,39 +294,50 @@ where
                         return stale(old, Entered::Refused(CacheError::Closed));
                     }
                     let there = Arc::clone(there);
-                    if self.is_hung(&there, now) { hung = Some(there) } else { flight = Some(there) }
+                    match leader {
+                        // Nobody has begun with it, and this call can begin at once.
+                        None if behind.is_none() => queued = Some(there),
+                        Some(_) if self.is_hung(*since, now) => hung = Some(there),
+                        _ => flight = Some((there, *since)),
+                    }
                 }
                 Some(Place::Failed { error, until, generation })
-                    if now < *until && !self.world.is_cleared(*generation) =>
+                    if until.is_none_or(|until| now < until) && !self.world.is_cleared(*generation) =>
                 {
                     let error = error.clone();
                     return stale(old, Entered::Failed(error));
                 }
                 _ => {}
             }
-            let flight = match flight {
+            let (flight, since) = match flight {
                 Some(flight) => flight,
                 None if shard.closed => return stale(old, Entered::Refused(CacheError::Closed)),
                 None if call.deadline.is_some_and(|deadline| deadline <= now) => return stale(old, Entered::TooLate),
                 None => {
-                    let flight = Arc::new(Flight::new(now, self.world.generation()));
-                    let behind = call.behind.as_ref().filter(|behind| old.is_some() || !behind.only_for_stale);
-                    if behind.is_some_and(|behind| !(behind.push)(key, &flight)) {
+                    let flight = Arc::new(Flight::new(generation, hung.clone()));
+                    let (owned, pushed) = (key.clone(), key.clone());
+                    if let Some(hung) = &hung {
+                        self.abandon(hung);
+                        if let Some(behind) = behind {
+                            (behind.replace)();
+                        }
+                    }
+                    if behind.is_some_and(|behind| !(behind.push)(pushed, hash, &flight)) {
                         return stale(old, Entered::Refused(CacheError::Overloaded));
                     }
-                    if let Some(hung) = hung {
-                        hung.abandoned.store(true, Ordering::Relaxed);
-                        self.abandoned.fetch_add(1, Ordering::Relaxed);
-                        self.hand_overs.inc();
-                    }
                     let leader = behind.is_none().then(|| current().id());
-                    _detached = shard.put(key, Place::Loading { flight: Arc::clone(&flight), leader });
+                    let place = Place::Loading { flight: Arc::clone(&flight), leader, since: now };
+                    _detached = Some(shard.put(owned, place));
                     shard.loading += 1;
+                    if let Some(queued) = queued {
+                        // Those who wait for it wait for this one from now on.
+                        answer(&mut shard, &queued, |_| Landing::Again);
+                    }
                     if behind.is_none() {
                         drop(shard);
                         return Entered::Lead(Claim::new(self, monitor, key, flight), old);
                     }
-                    flight
+                    (flight, now)
                 }
             };
             if call.no_wait {
@@ -314,30 +348,56 @@ where
                 joined();
             }
             let until = earlier(patience.hard, old.as_ref().and(patience.soft));
-            let hung = self.limits.load.and_then(|limit| flight.since.checked_add(limit)).filter(|at| *at > now);
+            // Of one that nobody has begun with, at the earliest.
+            let hung = self.limits.load.and_then(|limit| since.checked_add(limit)).filter(|at| *at > now);
             match self.wait(&mut shard, &flight, earlier(until, hung)) {
                 Some(Landing::Value(entry)) => return Entered::Landed(entry),
+                Some(Landing::StoodIn(entry)) => return Entered::StoodIn(entry),
+                Some(Landing::Failed(CacheError::Closed)) => {
+                    return match self.present(hash, key) {
+                        Some((held, ..)) => Entered::Stale(held),
+                        None => Entered::Failed(CacheError::Closed),
+                    };
+                }
                 Some(Landing::Failed(error)) => return Entered::Failed(error),
-                // The flight was not what this call could take; or it counts as hung.
+                // The flight was not what this call could take; or it may count as hung by now.
                 Some(Landing::Again) => {}
                 None => {
                     let now = shard.now();
-                    if until.is_some_and(|until| until <= now) {
-                        let load_age = now.saturating_duration_since(flight.since);
-                        // This call included.
-                        let waiting = flight.waiting.load(Ordering::Relaxed) + 1;
-                        let old = old.filter(|(_, kept)| self.world.age_of(kept) != Age::Dead);
-                        return stale(old, Entered::TimedOut { load_age, waiting });
+                    let late = patience.hard.is_some_and(|hard| hard <= now);
+                    match self.present(hash, key) {
+                        Some((held, _, Age::Fresh | Age::Early)) => return Entered::Hit(held),
+                        Some((held, ..)) if late || patience.soft.is_some_and(|soft| soft <= now) => {
+                            return Entered::Stale(held);
+                        }
+                        None if late => {
+                            let load_age = now.saturating_duration_since(since);
+                            // This call included.
+                            let waiting = flight.waiting.load(Ordering::Relaxed) + 1;
+                            return Entered::TimedOut { load_age, waiting };
+                        }
+                        _ => {}
                     }
                 }
             }
         }
     }
 
-    fn is_hung(&self, flight: &Flight, now: Instant) -> bool {
-        let hung = self.limits.load.is_some_and(|limit| now.saturating_duration_since(flight.since) >= limit);
+    fn is_hung(&self, since: Instant, now: Instant) -> bool {
+        let hung = self.limits.load.is_some_and(|limit| now.saturating_duration_since(since) >= limit);
         // ORDERING: Relaxed: a bound of what is left behind, which two shards may pass by one.
         hung && self.abandoned.load(Ordering::Relaxed) < self.limits.abandoned
+    }
+
+    /// Under the shard's lock.
+    fn abandon(&self, hung: &Flight) {
+        if !hung.abandoned.swap(true, Ordering::Relaxed) {
+            self.hand_overs.inc();
+            self.abandoned.fetch_add(1, Ordering::Relaxed);
+            if hung.behind.load(Ordering::Relaxed) {
+                self.lost.fetch_add(1, Ordering::Relaxed);
+            }
+        }
     }
 
     fn wait(
@@ -362,17 +422,20 @@ where
         let mut shard = self.shard(hash).lock();
         let now = shard.now();
         let busy = match shard.flights.get(key) {
-            Some(Place::Loading { flight, .. }) => !self.world.is_cleared(flight.generation),
-            Some(Place::Failed { until, generation, .. }) => now < *until && !self.world.is_cleared(*generation),
+            Some(Place::Loading { flight, .. }) => !self.world.is_cleared(flight.generation()),
+            Some(Place::Failed { until, generation, .. }) => {
+                until.is_none_or(|until| now < until) && !self.world.is_cleared(*generation)
+            }
             None => false,
         };
         if busy || shard.closed {
             return true;
         }
-        let flight = Arc::new(Flight::new(now, self.world.generation()));
-        let begun = behind(key, &flight);
+        let flight = Arc::new(Flight::new(self.world.generation(), None));
+        let (owned, pushed) = (key.clone(), key.clone());
+        let begun = behind(pushed, hash, &flight);
         if begun {
-            _detached = shard.put(key, Place::Loading { flight, leader: None });
+            _detached = shard.put(owned, Place::Loading { flight, leader: None, since: now });
             shard.loading += 1;
         }
         begun
@@ -380,16 +443,22 @@ where
 
     /// The calling thread is to do what another call left to it. `None` if the key has been invalidated since, and with it the flight: those
     /// who wait for it ask again.
-    pub(crate) fn adopt<'a>(&'a self, key: &'a K, flight: &Arc<Flight>) -> Option<Claim<'a, K, V>> {
-        let monitor = self.shard(self.store.hash(key));
+    pub(crate) fn adopt<'a>(&'a self, key: &'a K, hash: u64, flight: &Arc<Flight>) -> Option<Claim<'a, K, V>> {
+        let monitor = self.shard(hash);
         let claim = Claim::new(self, monitor, key, Arc::clone(flight));
         let valid = {
             let mut shard = monitor.lock();
-            let closed = shard.closed;
+            let (closed, now) = (shard.closed, shard.now());
             match shard.flights.get_mut(key) {
-                Some(Place::Loading { flight: there, leader }) if Arc::ptr_eq(there, flight) => {
-                    *leader = Some(current().id());
-                    !closed && !self.world.is_cleared(flight.generation)
+                Some(Place::Loading { flight: there, leader, since }) if Arc::ptr_eq(there, flight) => {
+                    let valid = !closed && !self.world.is_cleared(flight.generation());
+                    if valid {
+                        (*leader, *since) = (Some(current().id()), now);
+                        flight.behind.store(true, Ordering::Relaxed);
+                        // The load begins now, and sees what was removed before.
+                        flight.generation.store(self.world.generation(), Ordering::Relaxed);
+                    }
+                    valid
                 }
                 _ => false,
             }
@@ -426,9 +495,17 @@ where
         self.abandoned.load(Ordering::Relaxed)
     }
 
+    /// Loads that hold a thread of the cache's and are not waited for any more.
+    pub(crate) fn lost(&self) -> usize {
+        self.lost.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn landed(&self, flight: &Flight) {
         if flight.abandoned.load(Ordering::Relaxed) {
             self.abandoned.fetch_sub(1, Ordering::Relaxed);
+            if flight.behind.load(Ordering::Relaxed) {
+                self.lost.fetch_sub(1, Ordering::Relaxed);
+            }
         }
     }
 
@@ -442,23 +519,37 @@ impl<K: Hash + Eq + Clone, V> Shard<K, V> {
     fn take(&mut self, key: &K) -> Option<Detached<K>> {
         let (key, place) = self.flights.remove_entry(key)?;
         self.failures -= usize::from(matches!(place, Place::Failed { .. }));
-        Some(Detached { _keys: vec![key], _places: vec![place] })
+        Some(Detached { keys: vec![key], places: vec![place] })
     }
 
-    fn put(&mut self, key: &K, place: Place) -> Option<Detached<K>> {
-        let detached = self.take(key);
+    fn put(&mut self, key: K, place: Place) -> Option<Detached<K>> {
+        let mut detached = self.take(&key);
         self.failures += usize::from(matches!(place, Place::Failed { .. }));
-        self.flights.insert(key.clone(), place);
+        // With keys whose `Eq` lies there may be another one after all.
+        if let Some(place) = self.flights.insert(key, place) {
+            detached.get_or_insert_with(Detached::default).places.push(place);
+        }
         detached
     }
 
-    /// Whether the flight may still reach the store. Takes it out.
-    pub(crate) fn take_flight(&mut self, key: &K, flight: &Arc<Flight>) -> Option<K> {
+    /// Takes the flight out if it may still reach the store.
+    pub(crate) fn take_flight(&mut self, key: &K, flight: &Arc<Flight>) -> Option<(K, Arc<Flight>)> {
+        self.take_flight_if(key, |there| Arc::ptr_eq(there, flight))
+    }
+
+    /// Takes the flight out, or the one that has its key because it hung: what the one brings in the end is as good as what the other will.
+    pub(crate) fn take_flight_or_successor(&mut self, key: &K, flight: &Arc<Flight>) -> Option<(K, Arc<Flight>)> {
+        self.take_flight_if(key, |there| there.is_or_follows(flight))
+    }
+
+    fn take_flight_if(&mut self, key: &K, that: impl Fn(&Arc<Flight>) -> bool) -> Option<(K, Arc<Flight>)> {
         match self.flights.get(key) {
-            Some(Place::Loading { flight: there, .. }) if Arc::ptr_eq(there, flight) => {
-                self.flights.remove_entry(key).map(|(key, _)| key)
-            }
-            _ => None,
+            Some(Place::Loading { flight, .. }) if that(flight) => {}
+            _ => return None,
+        }
+        match self.flights.remove_entry(key)? {
+            (key, Place::Loading { flight, .. }) => Some((key, flight)),
+            (_, Place::Failed { .. }) => None,
         }
     }
 
@@ -469,37 +560,91 @@ impl<K: Hash + Eq + Clone, V> Shard<K, V> {
     }
 
     /// The key is not to be loaded again before `until`. Returns what had to be forgotten for that.
-    pub(crate) fn remember(&mut self, key: K, error: CacheError, until: Instant, generation: u32) -> Detached<K> {
-        let mut detached = Detached { _keys: Vec::new(), _places: Vec::new() };
+    pub(crate) fn remember(
+        &mut self,
+        key: K,
+        error: CacheError,
+        until: Option<Instant>,
+        generation: u32,
+    ) -> Detached<K> {
+        let mut detached = Detached::default();
         if self.failures >= FAILURES {
-            // The lock is only held for a short while: those that are over, and of the others a half.
+            // The lock is only held for a short while: every other one, so that this is seldom needed.
             let mut other = false;
             let go = self.flights.extract_if(|_, place| {
                 other = !other;
-                matches!(place, Place::Failed { until: theirs, .. } if other || *theirs <= until)
+                other && matches!(place, Place::Failed { .. })
             });
             for (key, place) in go {
                 self.failures -= 1;
-                detached._keys.push(key);
-                detached._places.push(place);
+                detached.keys.push(key);
+                detached.places.push(place);
             }
         }
         self.failures += 1;
-        self.flights.insert(key, Place::Failed { error, until, generation });
+        detached.places.extend(self.flights.insert(key, Place::Failed { error, until, generation }));
         detached
     }
 }
 
 /// What was taken out under a lock, to be dropped when it has been released: keys and errors are the user's.
 pub(crate) struct Detached<K> {
-    _keys: Vec<K>,
-    _places: Vec<Place>,
+    keys: Vec<K>,
+    places: Vec<Place>,
+}
+
+impl<K> Default for Detached<K> {
+    fn default() -> Self {
+        Self { keys: Vec::new(), places: Vec::new() }
+    }
 }
 
 impl Flight {
-    fn new(since: Instant, generation: u32) -> Self {
-        Self { since, generation, waiting: AtomicUsize::new(0), abandoned: AtomicBool::new(false) }
+    fn new(generation: u32, instead_of: Option<Arc<Flight>>) -> Self {
+        Self {
+            generation: AtomicU32::new(generation),
+            waiting: AtomicUsize::new(0),
+            abandoned: AtomicBool::new(false),
+            behind: AtomicBool::new(false),
+            instead_of,
+        }
     }
+
+    /// What it is as of.
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    /// Whether its leader was given up, and its thread replaced if it was one of the cache's.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed)
+    }
+
+    fn is_or_follows(self: &Arc<Self>, other: &Arc<Flight>) -> bool {
+        let mut one = Some(self);
+        while let Some(flight) = one {
+            if Arc::ptr_eq(flight, other) {
+                return true;
+            }
+            one = flight.instead_of.as_ref();
+        }
+        false
+    }
+}
+
+/// Gives those who wait for the flight what there is for those who joined in a generation.
+pub(crate) fn answer<K, V>(
+    shard: &mut Locked<'_, Shard<K, V>>,
+    flight: &Arc<Flight>,
+    landing: impl Fn(u32) -> Landing<V>,
+) {
+    shard.serve(
+        |shard| &mut shard.waiters,
+        |_, waiter, _| {
+            let theirs = Arc::ptr_eq(&waiter.tag.flight, flight);
+            if theirs { Serve::Grant(landing(waiter.tag.generation)) } else { Serve::Skip }
+        },
+    );
 }
 
 /// When a call gives up.

@@ -1,13 +1,13 @@
 //! How long an entry lives: from what the settings, the caller and the load say.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::config::Config;
 use crate::entry::{Kept, More, NEVER};
 use crate::load::Says;
-use crate::world::World;
+use crate::world::{Tag, World};
 
 /// The settings, in the clock's terms.
 pub(crate) struct Life {
@@ -18,6 +18,9 @@ pub(crate) struct Life {
     /// How early an entry may be loaded again, in times of its load. 0: not early.
     early: f64,
 }
+
+/// 10 ms, in nanoseconds.
+const ASK_AGAIN: u64 = 10_000_000;
 
 /// Beyond so many times of a load the chance of an early one is below one in three thousand.
 const REACH: f64 = 8.0;
@@ -34,7 +37,7 @@ impl Life {
     }
 
     /// `None` if it is not to be kept at all. The generation and the weight are the caller's to fill in.
-    pub(crate) fn kept(&self, world: &World, says: Says, took: Duration) -> Option<Kept> {
+    pub(crate) fn kept(&self, world: &World, says: Says, tags: &[Arc<Tag>], took: Duration) -> Option<Kept> {
         let ttl = says.ttl.or(if says.negative { Some(self.negative_ttl) } else { self.ttl });
         if says.no_store || ttl == Some(Duration::ZERO) {
             return None;
@@ -53,13 +56,22 @@ impl Life {
             // Never before half of its time: a load that takes longer than that is not to be begun all the time.
             kept.due = fresh_until.saturating_sub(zone.min((fresh_until - now) / 2));
         }
-        let tags = says.tags.unwrap_or_default();
         let plain = kept.due == fresh_until && stale_until == fresh_until && tags.is_empty() && says.etag.is_none();
         if !plain || says.version > 0 || says.negative || world.has_idle() {
             let used = AtomicU64::new(if world.has_idle() { world.now() } else { 0 });
             let (etag, version, negative) = (says.etag, says.version, says.negative);
-            let tags = world.tags(tags);
-            kept.more = Some(Arc::new(More { fresh_until, stale_until, took, tags, etag, version, negative, used }));
+            let tags = tags.into();
+            kept.more = Some(Arc::new(More {
+                fresh_until,
+                stale_until,
+                took,
+                tags,
+                etag,
+                version,
+                negative,
+                used,
+                ..More::default()
+            }));
         }
         Some(kept)
     }
@@ -75,8 +87,16 @@ impl Life {
     /// Whether an entry in its last time is to be loaded again now (XFetch, Vattani and others, VLDB 2015): the sooner, the longer a
     /// load takes; asked at each hit, the sooner, the more often it is asked for.
     pub(crate) fn is_early_enough(&self, more: &More, now: u64) -> bool {
+        // Whoever was told so has begun the load, or found no room for it: the next one may ask when it may have ended.
+        if now < more.asked.load(Relaxed).saturating_add(more.took.max(ASK_AGAIN)) {
+            return false;
+        }
         let ahead = more.took as f64 * self.early * -chance().ln();
-        ahead >= more.fresh_until.saturating_sub(now) as f64
+        let enough = ahead >= more.fresh_until.saturating_sub(now) as f64;
+        if enough {
+            more.asked.store(now, Relaxed);
+        }
+        enough
     }
 }
 

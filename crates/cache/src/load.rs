@@ -86,8 +86,8 @@ impl LoadCtx {
         self.says.tags = Some(tags.into_iter().map(Into::into).collect());
     }
 
-    /// A version of the source's own (a row's version, a sequence number), as with
-    /// [`Cache::insert_version`](crate::Cache::insert_version). Default: 0.
+    /// A version of the source's own (a row's version, a sequence number): a load that finds a higher one there leaves that in place, and so does
+    /// [`Cache::insert_version`](crate::Cache::insert_version); other insertions do not look. Default: 0, none.
     pub fn version(&mut self, version: u64) {
         self.says.version = version;
     }

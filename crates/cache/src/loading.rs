@@ -4,12 +4,13 @@ use std::convert::Infallible;
 use std::fmt;
 use std::hash::Hash;
 use std::ops::Deref;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use fullbore_core::{
-    BuildError, Close, Crew, Event, Inbox, Leftover, OnDrop, Overflow, Patience, Ready, Undelivered, earlier,
+    BuildError, Close, Crew, Event, Failure, Inbox, Leftover, OnDrop, Overflow, Patience, Ready, Undelivered, contain,
+    earlier,
 };
 use fullbore_metrics::sampled;
 
@@ -17,7 +18,7 @@ use crate::cache::Cache;
 use crate::config::Loader;
 use crate::error::CacheError;
 use crate::flight::{Behind, Flight};
-use crate::shared::Shared;
+use crate::shared::{Loaded, Shared};
 use crate::store::{Look, Quick};
 use crate::world::Age;
 
@@ -66,11 +67,14 @@ where
     queue: Arc<Inbox<Job<K>>>,
     crew: Crew,
     on_drop: OnDrop,
+    /// Threads that were started because others hang, and of which as many will end.
+    extra: Arc<AtomicUsize>,
 }
 
 /// A load that a call has begun and left to a thread of ours.
 struct Job<K> {
     key: K,
+    hash: u64,
     flight: Arc<Flight>,
 }
 
@@ -85,11 +89,9 @@ where
         let queue = Arc::new(Inbox::new(config.refresh_queue, Overflow::Reject, shared.clock.clone()));
         let crew = Crew::new("cache", &config.name, shared.clock.clone());
         let on_drop = config.on_drop;
-        let engine = Arc::new(Engine { loader, queue, crew, on_drop, shared });
+        let engine = Arc::new(Engine { loader, queue, crew, on_drop, shared, extra: Arc::default() });
         for _ in 0..engine.shared.config.refresh_threads {
-            let (shared, queue) = (Arc::clone(&engine.shared), Arc::clone(&engine.queue));
-            let loader = Arc::clone(&engine.loader);
-            engine.crew.spawn(move || work(&shared, &queue, &loader))?;
+            engine.spawn()?;
         }
         Ok(Self { cache, engine })
     }
@@ -107,6 +109,8 @@ where
     ///
     /// # Deadlock
     /// As [`Cache::get_or_compute`].
+    ///
+    /// [`get`](Cache::get) never loads.
     pub fn get_or_load(&self, key: &K) -> Result<V, CacheError> {
         self.load(key, None)
     }
@@ -151,18 +155,20 @@ where
     #[cold]
     fn load_missing(&self, key: &K, deadline: Option<Instant>, since: Option<Instant>) -> Result<V, CacheError> {
         let (shared, engine) = (&*self.cache.shared, &*self.engine);
-        let push = |key: &K, flight: &Arc<Flight>| engine.push(key, flight);
+        let push = |key: K, hash: u64, flight: &Arc<Flight>| engine.push(key, hash, flight);
+        let replace = || engine.replace_lost();
         let hard = shared.config.hard_timeout;
-        let behind = (hard.is_some() || shared.config.soft_timeout.is_some())
-            .then_some(Behind { push: &push, only_for_stale: hard.is_none() });
+        // A load that needs another value must not wait for a thread that waits for the same.
+        let has_timeout = (hard.is_some() || shared.config.soft_timeout.is_some()) && !engine.crew.is_member();
+        let behind = has_timeout.then_some(Behind { push: &push, replace: &replace, only_for_stale: hard.is_none() });
         let deadline = earlier(deadline, hard.and_then(|hard| shared.clock.after(hard)));
         shared.missing(key, deadline, since, behind, |ctx| (engine.loader)(key, ctx))
     }
 
     /// Has the key loaded in the background, whether it is there or not; calls get the old value meanwhile. Nothing happens if it is being
-    /// loaded, or its load failed lately. `false`: too many loads wait for a thread.
+    /// loaded, its load failed lately, or the cache is closed. `false`: too many loads wait for a thread.
     pub fn refresh(&self, key: &K) -> bool {
-        let begun = self.cache.shared.table.begin_behind(key, &|key, flight| self.engine.push(key, flight));
+        let begun = self.cache.shared.table.begin_behind(key, &|key, hash, flight| self.engine.push(key, hash, flight));
         if !begun {
             self.cache.shared.tally.refreshes_dropped.inc();
         }
@@ -201,20 +207,49 @@ where
     K: Hash + Eq + Clone + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
 {
+    fn spawn(&self) -> Result<(), BuildError> {
+        let (shared, queue) = (Arc::clone(&self.shared), Arc::clone(&self.queue));
+        let (loader, extra) = (Arc::clone(&self.loader), Arc::clone(&self.extra));
+        self.crew.spawn(move || work(&shared, &queue, &loader, &extra))
+    }
+
+    /// Starts a thread for one that hangs and was given up; so many as may be left behind.
+    fn replace_lost(&self) {
+        // ORDERING: Relaxed, also in `work`: a count.
+        let missing = |extra: usize| (extra < self.shared.table.lost()).then_some(extra + 1);
+        while self.extra.fetch_update(Relaxed, Relaxed, missing).is_ok() {
+            if let Err(error) = self.spawn() {
+                // The hung one stays in place of it when it comes back.
+                self.extra.fetch_sub(1, Relaxed);
+                self.shared.events.emit(Event::Abandoned, || format!("no thread in place of one that hangs: {error}"));
+                return;
+            }
+        }
+    }
+
     /// Under the lock of the key's shard.
-    fn push(&self, key: &K, flight: &Arc<Flight>) -> bool {
-        let job = Job { key: key.clone(), flight: Arc::clone(flight) };
-        self.queue.send(job, Patience::Try, || {}).is_ok()
+    fn push(&self, key: K, hash: u64, flight: &Arc<Flight>) -> bool {
+        self.queue.send(Job { key, hash, flight: Arc::clone(flight) }, Patience::Try, || {}).is_ok()
+    }
+
+    fn return_jobs(&self) {
+        for job in self.queue.abandon() {
+            let returned = contain(|| {
+                // Where the cache is closed, whoever waits for it learns that.
+                if let Some(claim) = self.shared.table.adopt(&job.key, job.hash, &job.flight) {
+                    claim.give_up();
+                }
+                drop(job);
+            });
+            if let Err(failure) = returned {
+                self.shared.events.emit(Event::Panic, || format!("a key {failure}"));
+            }
+        }
     }
 
     fn close(&self) {
         self.shared.table.close();
-        for job in self.queue.abandon() {
-            // The cache is closed: whoever waits for it learns that.
-            if let Some(claim) = self.shared.table.adopt(&job.key, &job.flight) {
-                claim.give_up();
-            }
-        }
+        self.return_jobs();
     }
 }
 
@@ -225,11 +260,7 @@ where
 {
     fn drop(&mut self) {
         // The handles without a loader go on.
-        for job in self.queue.abandon() {
-            if let Some(claim) = self.shared.table.adopt(&job.key, &job.flight) {
-                claim.give_up();
-            }
-        }
+        self.return_jobs();
         let left = self.crew.join(self.shared.clock.after(self.on_drop.budget()));
         if !left.is_empty() {
             self.shared.events.emit(Event::Abandoned, || format!("still loading: {}", left.join(", ")));
@@ -238,27 +269,36 @@ where
 }
 
 /// What a thread does.
-fn work<K, V>(shared: &Arc<Shared<K, V>>, queue: &Inbox<Job<K>>, loader: &Loader<K, V>)
+fn work<K, V>(shared: &Arc<Shared<K, V>>, queue: &Inbox<Job<K>>, loader: &Loader<K, V>, extra: &AtomicUsize)
 where
     K: Hash + Eq + Clone + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
 {
     let one = Ready { max_items: 1, linger: Duration::ZERO };
     while let Some(group) = queue.take(one, None) {
+        let mut given_up = false;
         for (job, _) in group.items {
-            // The load has counted its panic and told of it; so has the one of a key's.
-            let _: Result<(), _> = catch_unwind(AssertUnwindSafe(|| {
+            let flight = Arc::clone(&job.flight);
+            // A load has counted its panic and told of it.
+            let _: Result<(), Failure> = contain(|| {
                 let _burial = shared.burial();
-                if let Some(claim) = shared.table.adopt(&job.key, &job.flight) {
+                if let Some(claim) = shared.table.adopt(&job.key, job.hash, &job.flight) {
                     shared.tally.refreshes.inc();
                     let old = shared.table.look(&job.key).map(|(held, kept, _)| (held, kept));
+                    let deadline = shared.config.hard_timeout.and_then(|hard| shared.clock.after(hard));
                     // Whoever waits gets the error, too.
-                    let _: Result<V, CacheError> = shared.load(claim, old, None, |ctx| loader(&job.key, ctx));
+                    let _: Result<Loaded<V>, CacheError> =
+                        shared.load_for(claim, old, deadline, |ctx| loader(&job.key, ctx));
                 }
                 drop(job);
-            }));
+            });
+            given_up |= flight.is_abandoned();
         }
         queue.done(group.ticket);
+        // Another one has its place.
+        if given_up && extra.fetch_update(Relaxed, Relaxed, |extra| extra.checked_sub(1)).is_ok() {
+            return;
+        }
     }
 }
 

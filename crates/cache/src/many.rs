@@ -6,7 +6,7 @@ use std::hash::Hash;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Instant;
 
-use fullbore_core::{Event, Failure};
+use fullbore_core::{Event, Failure, earlier};
 use fullbore_metrics::Outcome;
 
 use crate::cache::Cache;
@@ -38,7 +38,7 @@ where
     /// is waited for, after the others have been loaded.
     ///
     /// `load` is given the missing keys, each once. It is only called again for a key that had been left to somebody else, whose load came
-    /// to nothing.
+    /// to nothing. What it says of TTL, tags and so on holds for all that it returns; it finds no previous values.
     ///
     /// ```
     /// use fullbore_cache::Cache;
@@ -59,6 +59,9 @@ where
     ///
     /// # Panics
     /// As [`get_or_compute`](Self::get_or_compute).
+    ///
+    /// # Deadlock
+    /// As [`get_or_compute`](Self::get_or_compute). Waits for the load timeout in all.
     pub fn get_or_compute_many<E, I>(
         &self,
         keys: &[K],
@@ -134,8 +137,9 @@ where
         }
         shared.load_many(missing, deadline, &mut values, &mut load)?;
         // Nothing is claimed any more: two calls that wait for each other's keys have both landed theirs.
+        let until = earlier(deadline, shared.clock.after(shared.config.load_timeout));
         for at in busy {
-            let (entered, joined) = shared.enter(&keys[at], deadline, None, false);
+            let (entered, joined) = shared.enter(&keys[at], until, None, false);
             match entered {
                 Entered::Lead(claim, old) => {
                     if joined {
@@ -148,8 +152,9 @@ where
             }
         }
         for (at, key) in keys.iter().enumerate() {
-            if first[key] != at {
-                values[at] = values[first[key]].clone();
+            // A key that is not equal to itself is found nowhere.
+            if let Some(first) = first.get(key).filter(|first| **first != at) {
+                values[at] = values[*first].clone();
             }
         }
         Ok(values)
@@ -183,18 +188,18 @@ where
             let took = self.clock.now().saturating_duration_since(begun);
             let prepare = |key: &K| {
                 let value = found.remove(key)?;
-                let kept = self.kept(key, &value, ctx.says.clone(), took);
                 let entry = Entry::new(value.clone(), &self.grave);
-                let keep = kept.map(|kept| (Held::of(&entry), kept));
+                let keep = self.keep(key, &entry, ctx.says.clone(), took);
                 Some((value, entry, keep))
             };
             Ok::<Vec<_>, Failure>(keys.iter().map(prepare).collect())
         }));
+        self.tally.load_failures.add(u64::from(!matches!(loaded, Ok(Ok(_)))));
         let (error, payload) = match loaded {
             Ok(Ok(found)) => {
                 for (missing, found) in missing.into_iter().zip(found) {
                     let Some((value, entry, keep)) = found else {
-                        missing.claim.give_up();
+                        missing.claim.land_nothing();
                         continue;
                     };
                     if !missing.claim.land(&entry, keep) {
@@ -215,11 +220,14 @@ where
         let mut all = true;
         for missing in missing {
             match self.failed(missing.claim, &error, missing.old, &ctx.says) {
-                Some(stand_in) => values[missing.at] = Some(stand_in.value().clone()),
+                Some(stand_in) => {
+                    self.tally.stale_hits.inc();
+                    values[missing.at] = Some(stand_in.value().clone());
+                }
                 None => all = false,
             }
         }
-        service.end(Outcome::Failed);
+        service.end(if all && payload.is_none() { Outcome::Served } else { Outcome::Failed });
         match payload {
             Some(payload) => resume_unwind(payload),
             None if all => Ok(()),

@@ -62,7 +62,7 @@ where
     K: Hash + Eq + Clone + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    /// `function` with a memory: the results are this cache's, under its capacity and TTL. The key is the argument, or the tuple of
+    /// `function` with a memory: the results are this cache's, under its capacity and TTL (10 minutes, if you set none). The key is the argument, or the tuple of
     /// two to six arguments. Threads that ask for the same at the same time share one call.
     ///
     /// Where the cache has no result to give (closed, a wait that timed out, a call that needs its own result) `function` is simply called.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use fullbore_core::{Clock, Event, Events, Failure};
 use fullbore_metrics::{Departure, Outcome, Station};
 
-use crate::claim::Claim;
+use crate::claim::{Claim, Keep};
 use crate::config::{Config, Weigher};
 use crate::entry::{Entry, Grave, Kept};
 use crate::error::{CacheError, LoadState};
@@ -17,7 +17,7 @@ use crate::life::Life;
 use crate::load::{LoadCtx, Previous, Says};
 use crate::stats::Tally;
 use crate::store::{Held, Look};
-use crate::world::Age;
+use crate::world::{Age, Tag};
 
 pub(crate) struct Shared<K, V> {
     pub(crate) table: Table<K, V>,
@@ -141,6 +141,10 @@ where
         };
         match entered {
             Entered::Landed(entry) => Ok(self.served(|| entry.value().clone())),
+            Entered::StoodIn(entry) => {
+                self.tally.stale_hits.inc();
+                Ok(self.served(|| entry.value().clone()))
+            }
             Entered::Stale(held) => {
                 arrive();
                 self.tally.stale_hits.inc();
@@ -160,7 +164,12 @@ where
                 refuse(self.timed_out(Some(load_age), waiting))
             }
             Entered::TooLate => refuse(self.timed_out(None, 0)),
-            Entered::Refused(error) => refuse(error),
+            Entered::Refused(error) => {
+                if error.is_overloaded() {
+                    self.tally.refreshes_dropped.inc();
+                }
+                refuse(error)
+            }
             // Callers deal with these.
             Entered::Hit(held) => Ok(self.hit(held, None)),
             Entered::Lead(..) | Entered::Busy => refuse(CacheError::cut_short()),
@@ -175,6 +184,7 @@ where
         value
     }
 
+    /// A load on the calling thread, for its own sake or for that of others.
     pub(crate) fn load(
         &self,
         claim: Claim<'_, K, V>,
@@ -182,6 +192,22 @@ where
         deadline: Option<Instant>,
         load: impl FnOnce(&mut LoadCtx) -> Result<V, Failure>,
     ) -> Result<V, CacheError> {
+        match self.load_for(claim, old, deadline, load)? {
+            Loaded::New(value) => Ok(value),
+            Loaded::Old(entry) => {
+                self.tally.stale_hits.inc();
+                Ok(entry.value().clone())
+            }
+        }
+    }
+
+    pub(crate) fn load_for(
+        &self,
+        claim: Claim<'_, K, V>,
+        old: Option<(Held<V>, Kept)>,
+        deadline: Option<Instant>,
+        load: impl FnOnce(&mut LoadCtx) -> Result<V, Failure>,
+    ) -> Result<Loaded<V>, CacheError> {
         self.tally.loads.inc();
         self.station.arrived(1);
         let service = Service::begin(&self.station, Some(Instant::now()));
@@ -190,9 +216,8 @@ where
         let loaded = catch_unwind(AssertUnwindSafe(|| {
             let value = load(&mut ctx)?;
             let took = self.clock.now().saturating_duration_since(begun);
-            let kept = self.kept(claim.key(), &value, std::mem::take(&mut ctx.says), took);
             let entry = Entry::new(value.clone(), &self.grave);
-            let keep = kept.map(|kept| (Held::of(&entry), kept));
+            let keep = self.keep(claim.key(), &entry, std::mem::take(&mut ctx.says), took);
             Ok::<_, Failure>((value, entry, keep))
         }));
         match loaded {
@@ -201,15 +226,17 @@ where
                     self.tally.invalidated_loads.inc();
                 }
                 service.end(Outcome::Served);
-                Ok(value)
+                Ok(Loaded::New(value))
             }
             Ok(Err(failure)) => {
+                self.tally.load_failures.inc();
                 let error = CacheError::Load(failure);
                 let stand_in = self.failed(claim, &error, old, &ctx.says);
                 service.end(if stand_in.is_some() { Outcome::Served } else { Outcome::Failed });
-                stand_in.map_or(Err(error), |entry| Ok(entry.value().clone()))
+                stand_in.map_or(Err(error), |entry| Ok(Loaded::Old(entry)))
             }
             Err(payload) => {
+                self.tally.load_failures.inc();
                 let failure = Failure::panicked(&*payload);
                 self.events.emit(Event::Panic, || format!("a load {failure}"));
                 self.failed(claim, &CacheError::Load(failure), old, &ctx.says);
@@ -219,7 +246,7 @@ where
         }
     }
 
-    /// Ends a flight whose load failed; returns what may stand in for its value.
+    /// Ends a flight whose load failed; returns what stands in for its value.
     pub(crate) fn failed(
         &self,
         claim: Claim<'_, K, V>,
@@ -227,26 +254,31 @@ where
         old: Option<(Held<V>, Kept)>,
         says: &Says,
     ) -> Option<Arc<Entry<V>>> {
-        self.tally.load_failures.inc();
-        let still = |(_, kept): &(Held<V>, Kept)| self.table.world.age_of(kept) != Age::Dead;
-        let stand_in = old.filter(still).map(|(held, _)| held.into_entry(&self.grave));
-        if stand_in.is_some() {
-            self.tally.stale_hits.inc();
+        claim.fail(error, says.retry_after.unwrap_or(self.config.error_ttl), old, &self.grave)
+    }
+
+    /// What a loaded value leaves in the store.
+    pub(crate) fn keep(&self, key: &K, entry: &Arc<Entry<V>>, mut says: Says, took: Duration) -> Keep<V> {
+        let world = &self.table.world;
+        let tags = world.tags(says.tags.take().unwrap_or_default());
+        match self.kept(key, entry.value(), says, &tags, took) {
+            Some(kept) => Keep::Entry(Held::of(entry), kept),
+            None => Keep::Nothing(tags),
         }
-        claim.fail(error, says.retry_after.unwrap_or(self.config.error_ttl), stand_in.clone());
-        stand_in
     }
 
     /// How a value is to be kept; `None`: not at all.
-    pub(crate) fn kept(&self, key: &K, value: &V, says: Says, took: Duration) -> Option<Kept> {
-        let kept = self.life.kept(&self.table.world, says, took)?;
+    fn kept(&self, key: &K, value: &V, says: Says, tags: &[Arc<Tag>], took: Duration) -> Option<Kept> {
+        let kept = self.life.kept(&self.table.world, says, tags, took)?;
         let weight = self.weigher.as_ref().map_or(1, |weigher| weigher(key, value).max(1));
         Some(Kept { weight, ..kept })
     }
 
     /// Puts a value in; one that is not to be kept removes what is there.
     pub(crate) fn put(&self, key: K, value: V, says: Says, above: Option<u64>) -> bool {
-        match self.kept(&key, &value, says, Duration::ZERO) {
+        let mut says = says;
+        let tags = self.table.world.tags(says.tags.take().unwrap_or_default());
+        match self.kept(&key, &value, says, &tags, Duration::ZERO) {
             Some(kept) => self.table.insert(key, Held::new(value, &self.grave), kept, above),
             None => {
                 self.table.remove(&key);
@@ -258,6 +290,13 @@ where
     fn timed_out(&self, load_age: Option<Duration>, waiting: usize) -> CacheError {
         CacheError::TimedOut(Box::new(LoadState { name: self.config.name.clone(), load_age, waiting }))
     }
+}
+
+/// What a load brought.
+pub(crate) enum Loaded<V> {
+    New(V),
+    /// It failed, and this stands in.
+    Old(Arc<Entry<V>>),
 }
 
 /// What a load learns of the value that it is to replace.

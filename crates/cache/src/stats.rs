@@ -30,9 +30,9 @@ pub struct CacheStats {
     pub error_hits: u64,
     /// Loads in the background, begun early or for a caller who did not wait to the end.
     pub refreshes: u64,
-    /// Early loads that were not begun because too many waited for a thread.
+    /// Loads in the background that were not begun because too many waited for a thread.
     pub refreshes_dropped: u64,
-    /// Keys taken away from loads that took too long.
+    /// Loads begun beside one that took too long.
     pub hand_overs: u64,
     /// Such loads that have not ended. A number of now, not a count.
     pub abandoned: u64,

@@ -535,3 +535,178 @@ fn a_memoized_function_may_call_itself() {
     assert_eq!(fibonacci(&cache, 80), 23_416_728_348_467_685);
     assert_eq!(cache.stats().loads, 81);
 }
+
+/// Whoever asks after the removal joins the load of a value that has no tags in the end, because it is not kept.
+#[test]
+fn a_tag_counts_also_where_the_value_is_not_kept() {
+    let clock = PausedClock::new();
+    let cache = builder(&clock).build().unwrap();
+    thread::scope(|scope| {
+        let (go, gate) = mpsc::channel::<()>();
+        let (begun, wait_begun) = mpsc::channel();
+        let leader = scope.spawn({
+            let cache = cache.clone();
+            move || {
+                cache.get_or_compute(&1, |ctx| {
+                    ctx.tags(["t"]);
+                    ctx.no_store();
+                    begun.send(()).unwrap();
+                    gate.recv().unwrap();
+                    Ok::<_, Infallible>(1)
+                })
+            }
+        });
+        wait_begun.recv().unwrap();
+        cache.remove_by_tag("t");
+        let after = scope.spawn(|| cache.get_or_compute(&1, value(2)));
+        clock.wait_for_waiters(1);
+        go.send(()).unwrap();
+        assert_eq!((leader.join().unwrap().unwrap(), after.join().unwrap().unwrap()), (1, 2));
+    });
+}
+
+/// The stale value dies while its load runs.
+#[test]
+fn what_was_removed_does_not_stand_in() {
+    let clock = PausedClock::new();
+    let cache = builder(&clock).stale_for(60 * SECOND).build().unwrap();
+    for remove in [|cache: &Numbers| cache.remove_by_tag("t"), |cache: &Numbers| cache.clear()] {
+        cache.insert_with(1, 7, |ctx| ctx.tags(["t"]));
+        clock.advance(10 * SECOND);
+        let failed = cache.get_or_compute(&1, |_| {
+            remove(&cache);
+            Err::<u32, _>(io::Error::other("down"))
+        });
+        assert!(failed.unwrap_err().is_load());
+    }
+}
+
+#[test]
+fn a_call_whose_stale_value_dies_waits_on() {
+    let clock = PausedClock::new();
+    let cache = builder(&clock).stale_for(60 * SECOND).soft_timeout(SECOND).build().unwrap();
+    cache.insert_with(1, 7, |ctx| ctx.tags(["t"]));
+    clock.advance(10 * SECOND);
+    thread::scope(|scope| {
+        let (go, gate) = mpsc::channel::<()>();
+        let (begun, wait_begun) = mpsc::channel();
+        let leader = scope.spawn({
+            let cache = cache.clone();
+            move || {
+                cache.get_or_compute(&1, |_| {
+                    begun.send(()).unwrap();
+                    gate.recv().unwrap();
+                    Ok::<_, Infallible>(8)
+                })
+            }
+        });
+        wait_begun.recv().unwrap();
+        let waiter = scope.spawn(|| cache.get_or_compute(&1, no_load));
+        clock.wait_for_waiters(1);
+        cache.remove_by_tag("t");
+        let parks = clock.parks();
+        clock.advance(SECOND);
+        assert!(fullbore_testkit::eventually(60 * SECOND, || clock.parks() > parks), "it waits again");
+        go.send(()).unwrap();
+        assert_eq!((leader.join().unwrap().unwrap(), waiter.join().unwrap().unwrap()), (8, 8));
+    });
+}
+
+/// A value that came while a call waited for a load that was invalidated.
+#[test]
+fn at_its_deadline_a_call_looks_once_more() {
+    let clock = PausedClock::new();
+    let cache = builder(&clock).load_timeout(SECOND).build().unwrap();
+    thread::scope(|scope| {
+        let (go, gate) = mpsc::channel::<()>();
+        let (begun, wait_begun) = mpsc::channel();
+        let leader = scope.spawn({
+            let cache = cache.clone();
+            move || {
+                cache.get_or_compute(&1, |_| {
+                    begun.send(()).unwrap();
+                    gate.recv().unwrap();
+                    Ok::<_, Infallible>(1)
+                })
+            }
+        });
+        wait_begun.recv().unwrap();
+        let waiter = scope.spawn(|| cache.get_or_compute(&1, no_load));
+        clock.wait_for_waiters(1);
+        cache.insert(1, 5);
+        clock.advance(SECOND);
+        assert_eq!(waiter.join().unwrap().unwrap(), 5);
+        go.send(()).unwrap();
+        assert_eq!(leader.join().unwrap().unwrap(), 1);
+    });
+    assert_eq!(cache.get(&1), Some(5));
+    assert!(cache.station().snapshot().balanced());
+}
+
+/// A source that always takes longer than the limit is cached all the same.
+#[test]
+fn a_load_that_took_too_long_is_kept_if_it_comes_first() {
+    let clock = PausedClock::new();
+    let cache = builder(&clock).load_limit(SECOND).build().unwrap();
+    let mut later = None;
+    let first = cache.get_or_compute(&1, |_| {
+        clock.advance(SECOND);
+        // The second one, which takes the key, is under way when the first one ends.
+        let (begun, wait_begun) = mpsc::channel();
+        let (go, gate) = mpsc::channel::<()>();
+        let other = cache.clone();
+        let second = thread::spawn(move || {
+            other.get_or_compute(&1, |_| {
+                begun.send(()).unwrap();
+                gate.recv().unwrap();
+                Ok::<_, Infallible>(2)
+            })
+        });
+        wait_begun.recv().unwrap();
+        later = Some((go, second));
+        Ok::<_, Infallible>(1)
+    });
+    assert_eq!((first.unwrap(), cache.get(&1)), (1, Some(1)));
+    let (go, second) = later.unwrap();
+    go.send(()).unwrap();
+    assert_eq!(second.join().unwrap().unwrap(), 2);
+    assert_eq!(cache.get(&1), Some(1));
+    assert_eq!((cache.stats().hand_overs, cache.stats().abandoned), (1, 0));
+}
+
+#[test]
+fn an_error_that_is_remembered_for_ever_is() {
+    let clock = PausedClock::new();
+    let cache = builder(&clock).error_ttl(Duration::MAX).build().unwrap();
+    assert!(cache.get_or_compute(&1, fails).is_err());
+    clock.advance(Duration::from_secs(100 * 365 * 24 * 3600));
+    assert!(cache.get_or_compute(&1, no_load).is_err());
+}
+
+/// Heavy ones, so few that most shards have none.
+#[test]
+fn a_popular_newcomer_comes_in_also_where_its_shard_is_empty() {
+    let cache = Cache::<u32, u32>::builder().capacity(1_000_000).weigher(|_, _| 50_000).ttl(None).build().unwrap();
+    for key in 0..20 {
+        cache.insert(key, key);
+    }
+    assert_eq!(cache.weight(), 1_000_000);
+    for key in 100..120 {
+        for _ in 0..50 {
+            cache.get_or_compute(&key, value(key)).unwrap();
+        }
+    }
+    assert!(cache.stats().loads < 20 * 25, "{} loads", cache.stats().loads);
+}
+
+#[test]
+fn what_weighs_as_much_as_all_makes_room_for_itself() {
+    let cache = Cache::<u32, u32>::builder().capacity(1_000).weigher(|_, weight| *weight).ttl(None).build().unwrap();
+    for key in 0..1_000 {
+        cache.insert(key, 1);
+    }
+    for _ in 0..20 {
+        cache.insert(5_000, 1_000);
+    }
+    assert_eq!((cache.get(&5_000), cache.weight()), (Some(1_000), 1_000));
+}

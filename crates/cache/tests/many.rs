@@ -50,6 +50,41 @@ fn what_the_load_does_not_return_is_none_and_is_asked_for_again() {
     assert_eq!(cache.get(&99), None, "nobody asked for it");
 }
 
+/// What does not exist any more has no stale value to stand in for it.
+#[test]
+fn what_the_load_does_not_return_is_gone() {
+    let clock = PausedClock::new();
+    let cache =
+        Numbers::builder().ttl(Duration::from_secs(1)).stale_for(Duration::from_secs(9)).clock(&clock).build().unwrap();
+    cache.insert(1, 1);
+    clock.advance(Duration::from_secs(1));
+    let found = cache.get_or_compute_many(&[1], |_, _| Ok::<_, io::Error>(Vec::new()));
+    assert_eq!((found.unwrap(), cache.peek_stale(&1)), (vec![None], None));
+}
+
+#[test]
+fn keys_whose_eq_lies_hang_and_panic_nowhere() {
+    #[derive(Clone)]
+    struct Liar;
+    impl std::hash::Hash for Liar {
+        fn hash<H: std::hash::Hasher>(&self, _: &mut H) {}
+    }
+    impl PartialEq for Liar {
+        fn eq(&self, _: &Self) -> bool {
+            false
+        }
+    }
+    impl Eq for Liar {}
+    let cache = Cache::<Liar, u32>::builder().capacity(4).build().unwrap();
+    for _ in 0..20 {
+        let found = cache.get_or_compute_many(&[Liar, Liar], |_, _| Ok::<_, io::Error>([(Liar, 1)]));
+        assert_eq!(found.unwrap().len(), 2);
+        cache.insert(Liar, 1);
+    }
+    assert!(cache.weight() <= 4);
+    assert_eq!(cache.weight(), cache.entry_count());
+}
+
 #[test]
 fn a_failure_is_everybodys() {
     let clock = PausedClock::new();

@@ -137,7 +137,7 @@ mod plain {
     }
 
     impl<K: Hash + Eq, V: Clone> Store<K, V> {
-        pub(crate) fn new(capacity: u64, world: Arc<World>, _: Arc<Counter>, _: Arc<Counter>) -> Self {
+        pub(crate) fn new(capacity: u64, _: bool, world: Arc<World>, _: Arc<Counter>, _: Arc<Counter>) -> Self {
             Self { map: Monitor::new(HashMap::default(), Clock::Real), capacity, world }
         }
         pub(crate) fn hash(&self, _: &K) -> u64 {
@@ -167,7 +167,7 @@ mod plain {
         pub(crate) fn remove(&self, _: u64, key: &K) -> Look<Held<V>> {
             match self.map.lock().remove(key) {
                 None => Look::Nothing,
-                Some((_, kept)) if self.world.age_of(&kept) == Age::Dead => Look::Dead,
+                Some((_, kept)) if !matches!(self.world.age_of(&kept), Age::Fresh | Age::Early) => Look::Dead,
                 Some((held, _)) => Look::Live(held),
             }
         }

@@ -42,6 +42,10 @@ impl<K, T> Slot<K, T> {
         self.age(world) == Age::Dead
     }
 
+    pub(super) fn is_fresh(&self, world: &World) -> bool {
+        matches!(self.age(world), Age::Fresh | Age::Early)
+    }
+
     fn age(&self, world: &World) -> Age {
         // ORDERING: Relaxed, also below: it is as of the one and of the other; with the older one the look is only longer.
         let as_of = self.generation.load(Relaxed);
@@ -179,7 +183,7 @@ impl<K: Eq, T: Clone> Shard<K, T> {
 
     /// An entry of this hash wants to come in: the policy's time goes on.
     pub(super) fn note(&mut self, hash: u64, hits: impl FnOnce() -> u64) {
-        if !self.sketch.fits(self.table.len()) {
+        if !self.sketch.fits(self.table.len().max(1)) {
             // What is in the table knows its own count; of what is not, little is lost.
             self.sketch.grow(self.table.len() * 2);
         }
@@ -202,21 +206,23 @@ impl<K: Eq, T: Clone> Shard<K, T> {
         }
     }
 
-    /// Displaces one entry for the sake of another one of this hash: one that is dead, else the one that was asked for least, and
+    /// How often an entry of this hash was asked for.
+    pub(super) fn estimate(&self, hash: u64) -> u8 {
+        self.sketch.estimate(hash)
+    }
+
+    /// Displaces one entry for the sake of another one that is wanted so often: one that is dead, else the one that was asked for least, and
     /// of several the one not asked for the longest, of a few that chance chooses; if it was asked for less than the other one.
     pub(super) fn displace(
         &mut self,
-        hash: Option<u64>,
+        wanted: Option<u8>,
         world: &World,
         hasher: impl Fn(&K) -> u64,
     ) -> Result<Slot<K, T>, Full> {
         let victim = self.victim(world).ok_or(Full::Empty)?;
         let there = self.table.get_bucket(victim).ok_or(Full::Empty)?;
         let uses = there.uses.load(Relaxed);
-        if let Some(hash) = hash
-            && !there.is_dead(world)
-            && self.sketch.estimate(hash) <= uses
-        {
+        if wanted.is_some_and(|wanted| wanted <= uses) && !there.is_dead(world) {
             return Err(Full::Worse);
         }
         let slot = self.table.get_bucket_entry(victim).map_err(|_| Full::Empty)?.remove().0;

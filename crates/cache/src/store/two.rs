@@ -27,11 +27,17 @@ where
     K: Hash + Eq + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    pub(crate) fn new(capacity: u64, world: Arc<World>, hits: Arc<Counter>, evicted: Arc<Counter>) -> Self {
+    pub(crate) fn new(
+        capacity: u64,
+        weighed: bool,
+        world: Arc<World>,
+        hits: Arc<Counter>,
+        evicted: Arc<Counter>,
+    ) -> Self {
         let two = if Held::<V>::INLINE {
-            Two::Inline(Sharded::new(capacity, world, hits, evicted))
+            Two::Inline(Sharded::new(capacity, weighed, world, hits, evicted))
         } else {
-            Two::Shared(Sharded::new(capacity, world, hits, evicted))
+            Two::Shared(Sharded::new(capacity, weighed, world, hits, evicted))
         };
         Self { hasher: DefaultHashBuilder::default(), two }
     }
