@@ -62,6 +62,8 @@ mod entry;
 mod error;
 mod flight;
 mod load;
+#[cfg(feature = "redis")]
+pub mod redis;
 mod stats;
 mod store;
 mod sync;
