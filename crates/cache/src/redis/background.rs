@@ -56,7 +56,7 @@ impl Background {
             .capacity(capacity)
             .overflow(Overflow::Reject)
             .linger(Duration::from_millis(1))
-            .build(move |keys: Batch<Arc<[u8]>>| writer.write(keys.into_vec()))?;
+            .build(move |keys: Batch<Arc<[u8]>>| writer.write(&keys.into_vec()))?;
         Ok(Self { batcher, shared })
     }
 
@@ -118,13 +118,13 @@ impl Background {
 
 impl Shared {
     /// On the batcher's thread.
-    fn write(&self, keys: Vec<Arc<[u8]>>) -> Result<(), TierError> {
+    fn write(&self, keys: &[Arc<[u8]>]) -> Result<(), TierError> {
         let Some(core) = self.core.get().and_then(Weak::upgrade) else { return Err(TierError::Closed) };
         let mut commands = Vec::with_capacity(keys.len());
         let mut puts = 0;
         {
             let mut waiting = self.waiting.lock();
-            for key in &keys {
+            for key in keys {
                 match waiting.writes.remove(key) {
                     Some(Write::Put(bytes, px)) => {
                         puts += 1;
@@ -144,7 +144,7 @@ impl Shared {
         let result = core.wire.ask(&mut core.purse(None), |line| line.ask_all(&commands));
         {
             let mut waiting = self.waiting.lock();
-            for key in &keys {
+            for key in keys {
                 waiting.writing.remove(key);
             }
             waiting.notify_all(|waiting| &mut waiting.written);

@@ -9,7 +9,7 @@ use fullbore_metrics::Counter;
 use redis::{Value, cmd};
 
 use crate::redis::error::TierError;
-use crate::redis::frame::{Facts, Limits, Moment, TOKEN, token};
+use crate::redis::frame::{CHECKSUM, Facts, Limits, Moment, TOKEN, token};
 use crate::redis::link::{Link, new_epoch, random};
 use crate::redis::scripts::Scripts;
 use crate::redis::space::Space;
@@ -50,9 +50,18 @@ pub(crate) struct Core {
 /// What a slot held when it was looked at.
 pub(crate) struct Seen {
     pub(crate) bytes: Option<Vec<u8>>,
+    pub(crate) when: When,
+}
+
+/// When that was.
+#[derive(Clone, Copy)]
+pub(crate) struct When {
     /// How long Redis keeps it, in ms, as it says itself; asked for only where the server's time is not known.
-    pub(crate) pttl: Option<i64>,
-    pub(crate) asked: Instant,
+    pttl: Option<i64>,
+    /// How long ago that was, at most.
+    ago: Duration,
+    /// The server's time, at most.
+    now: Option<u64>,
 }
 
 /// What a slot must hold to be claimed.
@@ -60,8 +69,8 @@ pub(crate) enum Expect {
     Nothing,
     Same(Vec<u8>),
     Head(Vec<u8>),
-    Gone(Vec<u8>),
-    Tail(Vec<u8>),
+    Gone([u8; CHECKSUM]),
+    Tail([u8; CHECKSUM]),
 }
 
 impl Expect {
@@ -131,6 +140,10 @@ pub(crate) fn answered(answer: Value) -> Result<Value, TierError> {
     }
 }
 
+fn pttl_of(answer: &Result<(Value, Option<i64>), TierError>) -> Option<i64> {
+    answer.as_ref().ok().and_then(|(_, pttl)| *pttl)
+}
+
 fn is_wrong_type(error: &TierError) -> bool {
     matches!(error, TierError::Refused { code, .. } if **code == *"WRONGTYPE")
 }
@@ -162,35 +175,41 @@ impl Core {
                 Ok((bytes, pttl))
             })
         };
+        let when = self.when(pttl_of(&result), asked);
         match result {
-            Ok((answer, pttl)) => Ok(Seen { bytes: bytes_of(answer), pttl, asked }),
+            Ok((answer, _)) => Ok(Seen { bytes: bytes_of(answer), when }),
             // Of another type: nothing that could be read, and the claim overwrites it.
-            Err(error) if is_wrong_type(&error) => Ok(Seen { bytes: None, pttl: None, asked }),
+            Err(error) if is_wrong_type(&error) => Ok(Seen { bytes: None, when }),
             Err(error) => Err(error),
         }
     }
 
+    /// Now, for something that was asked then.
+    pub(crate) fn when(&self, pttl: Option<i64>, asked: Instant) -> When {
+        When { pttl, ago: asked.elapsed(), now: self.link.shared.server_time().map(|(_, high)| high) }
+    }
+
     /// How old the value is.
-    pub(crate) fn age(&self, facts: &Facts<'_>, seen: &Seen) -> Age {
+    pub(crate) fn age(facts: &Facts<'_>, when: &When) -> Age {
         let Some(px) = facts.px else { return Age::None };
-        match seen.pttl {
-            Some(-2) => return Age::Gone,
-            Some(-1) => return Age::Persisted,
-            Some(left) => {
+        match (when.pttl, when.now) {
+            (Some(-2), _) => Age::Gone,
+            (Some(-1), _) => Age::Persisted,
+            (Some(left), _) => {
                 let left = u64::try_from(left).unwrap_or(0);
-                return Age::Known(Duration::from_millis(px.saturating_sub(left)) + seen.asked.elapsed());
+                Age::Known(Duration::from_millis(px.saturating_sub(left)) + when.ago)
             }
-            None => {}
-        }
-        match self.link.shared.server_time() {
             // The latest that it can be there, so that nothing is taken for fresher than it is.
-            Some((_, now)) if facts.written > 0 => Age::Known(Duration::from_micros(now.saturating_sub(facts.written))),
-            _ => Age::Unknown,
+            (None, Some(now)) if facts.written > 0 => {
+                Age::Known(Duration::from_micros(now.saturating_sub(facts.written)))
+            }
+            (None, _) => Age::Unknown,
         }
     }
 
     /// How long Redis keeps each of these, in ms.
-    pub(crate) fn pttls(&self, keys: &[&[u8]], purse: &mut Purse) -> Result<Vec<i64>, TierError> {
+    pub(crate) fn pttls(&self, keys: &[&[u8]], purse: &mut Purse) -> Result<Vec<When>, TierError> {
+        let asked = Instant::now();
         let commands: Vec<_> = keys
             .iter()
             .map(|key| {
@@ -200,7 +219,11 @@ impl Core {
             })
             .collect();
         let answers = self.wire.ask(purse, |line| line.ask_all(&commands))?;
-        Ok(answers.iter().map(|answer| if let Value::Int(pttl) = answer { *pttl } else { -2 }).collect())
+        let when = |answer: &Value| {
+            let pttl = if let Value::Int(pttl) = answer { *pttl } else { -2 };
+            self.when(Some(pttl), asked)
+        };
+        Ok(answers.iter().map(when).collect())
     }
 
     /// What is left of a value of that age; `None` if nothing is.
@@ -329,7 +352,7 @@ impl Core {
                 answer => match bytes_of(answer) {
                     // Asked twice, as the connection went while the answer was on its way.
                     Some(bytes) if bytes.starts_with(&token) => Claimed::Led(lead()),
-                    bytes => Claimed::Have(Seen { bytes, pttl: None, asked }),
+                    bytes => Claimed::Have(Seen { bytes, when: self.when(None, asked) }),
                 },
             }));
         }

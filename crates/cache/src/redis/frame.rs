@@ -21,7 +21,7 @@ const MAGIC: [u8; 4] = [0xfb, b'L', b'2', 1];
 const VALUE: u8 = 1;
 const LEASE: u8 = 2;
 const HEAD: usize = 7;
-const CHECKSUM: usize = 8;
+pub(crate) const CHECKSUM: usize = 8;
 /// How long a lease is without the value that it replaces.
 pub(crate) const TOKEN: usize = MAGIC.len() + 1 + 16 + 8;
 
@@ -78,7 +78,8 @@ pub(crate) struct Facts<'a> {
 #[derive(Debug)]
 pub(crate) struct Frame<'a> {
     pub(crate) facts: Facts<'a>,
-    pub(crate) checksum: &'a [u8],
+    /// Names the whole of it.
+    pub(crate) checksum: [u8; CHECKSUM],
     codec: u8,
     zstd: bool,
     /// The length of what is decoded.
@@ -99,6 +100,16 @@ pub(crate) enum Slot<'a> {
     },
     /// Neither, for this reason.
     Undecodable(&'static str),
+}
+
+impl<'a> Slot<'a> {
+    /// The value in it, also one that is being replaced.
+    pub(crate) fn frame(&self) -> Option<&Frame<'a>> {
+        match self {
+            Slot::Value(frame) | Slot::Lease { stale: Some(frame), .. } => Some(frame),
+            Slot::Lease { stale: None, .. } | Slot::Undecodable(_) => None,
+        }
+    }
 }
 
 /// What a tier writes and reads at most.
@@ -260,23 +271,22 @@ impl<'a> Reader<'a> {
 }
 
 fn frame<'a>(bytes: &'a [u8], key: &[u8]) -> Result<Frame<'a>, &'static str> {
-    let (body, checksum) =
-        bytes.len().checked_sub(CHECKSUM).and_then(|at| bytes.split_at_checked(at)).ok_or("cut short")?;
+    let (body, checksum) = bytes.split_last_chunk::<CHECKSUM>().ok_or("cut short")?;
     let head = body.get(..HEAD).ok_or("cut short")?;
     if head[..4] != MAGIC || head[4] != VALUE {
         return Err("not a value");
     }
-    if xxh3_64_with_seed(body, seed(key)).to_le_bytes() != checksum {
+    if xxh3_64_with_seed(body, seed(key)).to_le_bytes() != *checksum {
         return Err("damaged, or of another key");
     }
     let (flags, codec) = (head[5], head[6]);
     if flags & !KNOWN != 0 {
         return Err("with unknown flags");
     }
-    fields(Reader(&body[HEAD..]), flags, codec, checksum).ok_or("with fields that cannot be")
+    fields(Reader(&body[HEAD..]), flags, codec, *checksum).ok_or("with fields that cannot be")
 }
 
-fn fields<'a>(mut reader: Reader<'a>, flags: u8, codec: u8, checksum: &'a [u8]) -> Option<Frame<'a>> {
+fn fields<'a>(mut reader: Reader<'a>, flags: u8, codec: u8, checksum: [u8; CHECKSUM]) -> Option<Frame<'a>> {
     let mut facts = Facts {
         negative: flags & NEGATIVE != 0,
         px: reader.maybe()?,

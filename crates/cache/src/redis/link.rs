@@ -448,7 +448,7 @@ impl Worker {
                         let is_mark = matches!(&answer, Value::BulkString(said) if *said == open.mark);
                         open.answers.push(answer);
                         if is_mark && let Some(done) = round.take() {
-                            self.finish(done);
+                            self.finish(&done);
                         }
                     }
                 }
@@ -516,7 +516,7 @@ impl Worker {
     }
 
     /// Everything that a round asked for is there, and every push before it was passed on.
-    fn finish(&mut self, round: Round) {
+    fn finish(&mut self, round: &Round) {
         let local = self.shared.local();
         let before_mark = round.answers.len() - 1;
         // Counted from the end: at the beginning some may be missing.

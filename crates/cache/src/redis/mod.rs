@@ -10,8 +10,10 @@ mod error;
 mod frame;
 mod key;
 mod link;
+mod many;
 mod scripts;
 mod space;
+mod stats;
 mod tags;
 mod tier;
 mod wire;
@@ -22,7 +24,7 @@ pub use self::{
     config::{RedisConfig, RedisTier, RedisTierBuilder, WhenUnreachable, Writes},
     error::TierError,
     key::{RedisKey, stable_hash},
-    tier::TierStats,
+    stats::TierStats,
 };
 
 /// The tier itself, for the tests of this crate. Not for users: hidden, and outside what versions promise.

@@ -61,12 +61,10 @@ return 1
 /// Key: a slot. Empties it, and has everybody told of that even if it was empty: what is not in Redis may be in somebody's
 /// memory all the same. 1 if there was something.
 const REMOVE: &str = r"
-local had = redis.call('DEL', KEYS[1])
-if had == 0 then
-  redis.pcall('SET', KEYS[1], '', 'PX', 1)
-  redis.call('DEL', KEYS[1])
-end
-return had
+if redis.call('DEL', KEYS[1]) == 1 then return 1 end
+redis.pcall('SET', KEYS[1], '', 'PX', 1)
+redis.call('DEL', KEYS[1])
+return 0
 ";
 
 /// Keys: the sequence, a tag. Arguments: a new epoch, the lives of the two in ms. When the tag was last removed; one that is

@@ -25,6 +25,27 @@ pub(crate) struct Space {
     tags: Vec<u8>,
 }
 
+/// Many names in one piece of memory.
+pub(crate) struct Names {
+    text: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Names {
+    pub(crate) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub(crate) fn get(&self, n: usize) -> &[u8] {
+        let begin = n.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.text[begin..self.ends[n]]
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.len()).map(|n| self.get(n))
+    }
+}
+
 /// Whose name it is that changed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Changed<'a> {
@@ -52,13 +73,36 @@ impl Space {
 
     pub(crate) fn key(&self, key: &impl RedisKey) -> Result<Arc<[u8]>, TierError> {
         let mut name = Vec::with_capacity(self.keys.len() + 32);
-        name.extend_from_slice(&self.keys);
-        key.encode(&mut name);
-        let length = name.len() - self.keys.len();
+        self.append(key, &mut name)?;
+        Ok(name.into())
+    }
+
+    /// The names of many keys; what is wrong with those that have none.
+    pub(crate) fn names<K: RedisKey>(&self, keys: &[K]) -> (Names, Vec<Option<TierError>>) {
+        let mut names = Names { text: Vec::with_capacity(keys.len() * (self.keys.len() + 16)), ends: Vec::new() };
+        names.ends.reserve(keys.len());
+        let wrong = keys.iter().map(|key| match self.append(key, &mut names.text) {
+            Ok(()) => {
+                names.ends.push(names.text.len());
+                None
+            }
+            Err(error) => Some(error),
+        });
+        let wrong = wrong.collect();
+        (names, wrong)
+    }
+
+    /// Appends the key's name, or nothing.
+    fn append(&self, key: &impl RedisKey, into: &mut Vec<u8>) -> Result<(), TierError> {
+        let begin = into.len();
+        into.extend_from_slice(&self.keys);
+        key.encode(into);
+        let length = into.len() - begin - self.keys.len();
         if length > self.max_key {
+            into.truncate(begin);
             return Err(TierError::KeyTooLarge { length, max_key: self.max_key });
         }
-        Ok(name.into())
+        Ok(())
     }
 
     /// The name of a key whose bytes are these.

@@ -112,7 +112,10 @@ mod tests {
         tags.forget(true);
         tags.answer(&tags.ask(&name), "tag", ONE);
         assert_eq!(look(&tags), Some(ONE));
-        for overtaken in [|tags: &Tags| tags.changed("tag"), |tags| tags.forget(true), |tags| tags.forget(false)] {
+        let overtake: [fn(&Tags); 3] =
+            [|tags| tags.changed("tag"), |tags| tags.forget(true), |tags| tags.forget(false)];
+        for overtaken in overtake {
+            tags.forget(true);
             let ticket = tags.ask(&name);
             overtaken(&tags);
             tags.answer(&ticket, "tag", ONE);

@@ -7,23 +7,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fullbore_core::Event;
-use fullbore_limit::BreakerState;
 use redis::{Cmd, Value, cmd};
 
 use crate::redis::background::Background;
 use crate::redis::codec::Codec;
-use crate::redis::core::{Age, Claimed, Core, Expect, Lease, Seen, bytes_of};
+use crate::redis::core::{Age, Claimed, Core, Expect, Lease, Seen, When};
 use crate::redis::error::TierError;
-use crate::redis::frame::{self, FAR, Facts, Frame, Moment, Slot, Unwritable, millis};
+use crate::redis::frame::{self, CHECKSUM, FAR, Facts, Frame, Moment, Slot, Unwritable, millis};
 use crate::redis::key::RedisKey;
-use crate::redis::link::{Heard, Interest, LinkCounts, Why, Woken};
+use crate::redis::link::{Heard, Interest, Woken};
 use crate::redis::tags::Tags;
 use crate::redis::wire::Purse;
 
 /// How often a process that waits asks whether the one it waits for still lives.
 const LOOK_AFTER_OWNER: Duration = Duration::from_secs(1);
-/// How many keys one `MGET` has.
-const CHUNK: usize = 512;
 
 /// Who is told of changes in Redis. Called on the link's thread, under no lock; a panic is an event and nothing more.
 pub trait Told<K>: Send + Sync + 'static {
@@ -108,56 +105,6 @@ pub enum Completed {
     Revoked,
 }
 
-/// The link of a tier and its breaker, and what became of questions so far.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct TierStats {
-    /// Whether changes in Redis are told of.
-    pub link_up: bool,
-    /// Why they were not the last time they were not.
-    pub link_error: Option<String>,
-    /// How often the link was lost.
-    pub link_losses: u64,
-    /// What the breaker does.
-    pub breaker: BreakerState,
-    /// Looks that found a value.
-    pub hits: u64,
-    /// Looks that found none.
-    pub misses: u64,
-    /// Of the misses those where there was something that could not be read.
-    pub undecodable: u64,
-    /// Of the misses those of values one of whose tags was removed.
-    pub tag_misses: u64,
-    /// Leases got.
-    pub led: u64,
-    /// Calls that waited for another process.
-    pub waited: u64,
-    /// Leases taken over from a process that died.
-    pub takeovers: u64,
-    /// Values written.
-    pub stored: u64,
-    /// Values not written as the key was removed while they were loaded.
-    pub revoked: u64,
-    /// Leases given back.
-    pub abandoned: u64,
-    /// Keys removed.
-    pub removed: u64,
-    /// Values and keys refused as too large.
-    pub too_large: u64,
-    /// Writes in the background that were not done.
-    pub dropped: u64,
-    /// Questions that were not answered in time.
-    pub timeouts: u64,
-    /// Questions that failed, those included.
-    pub failures: u64,
-    /// Keys of whose change Redis told.
-    pub pushes: u64,
-    /// Times the database was emptied.
-    pub flushes: u64,
-    /// Names below the prefix that are not of this cache.
-    pub strangers: u64,
-}
-
 /// What hears the link, and passes it on to the cache with its own type of keys.
 pub(crate) struct Ears<K> {
     pub(crate) told: Arc<dyn Told<K>>,
@@ -214,10 +161,20 @@ pub struct Tier<K, V> {
 }
 
 /// What was read from a slot.
-enum Read<V> {
-    Value(Stored<V>, Vec<u8>),
+pub(crate) enum Read<V> {
+    Value(Stored<V>, [u8; CHECKSUM]),
     Nothing(Expect),
     Leased { token: Vec<u8>, owner: [u8; 16], stale: Option<Stored<V>> },
+}
+
+impl<V> Read<V> {
+    pub(crate) fn looked(self) -> Option<Looked<V>> {
+        match self {
+            Read::Value(stored, _) => Some(Looked { stored, refreshing: false }),
+            Read::Leased { stale: Some(stored), .. } => Some(Looked { stored, refreshing: true }),
+            Read::Leased { stale: None, .. } | Read::Nothing(_) => None,
+        }
+    }
 }
 
 /// What follows from what was read.
@@ -240,67 +197,61 @@ where
         let name = self.name(key)?;
         let mut purse = self.core.purse(until);
         let seen = self.core.look(&name, &mut purse)?;
-        let looked = self.looked(self.read(&name, seen, &mut purse)?);
+        let looked = self.read(&name, seen, &mut purse)?.looked();
+        self.count(looked.is_some());
         Ok(looked)
     }
 
-    fn looked(&self, read: Read<V>) -> Option<Looked<V>> {
-        let looked = match read {
-            Read::Value(stored, _) => Some(Looked { stored, refreshing: false }),
-            Read::Leased { stale: Some(stored), .. } => Some(Looked { stored, refreshing: true }),
-            Read::Leased { stale: None, .. } | Read::Nothing(_) => None,
-        };
-        self.count(looked.is_some());
-        looked
-    }
-
-    fn count(&self, hit: bool) {
+    pub(crate) fn count(&self, hit: bool) {
         let counts = &self.core.counts;
         if hit { counts.hits.inc() } else { counts.misses.inc() }
     }
 
-    fn name(&self, key: &K) -> Result<Arc<[u8]>, TierError> {
+    pub(crate) fn name(&self, key: &K) -> Result<Arc<[u8]>, TierError> {
         self.core.space.key(key).inspect_err(|_| self.core.counts.too_large.inc())
     }
 
     /// What the slot holds. Asks Redis for tags and for the age of the value where those are not known.
-    fn read(&self, name: &[u8], mut seen: Seen, purse: &mut Purse) -> Result<Read<V>, TierError> {
-        let Some(bytes) = seen.bytes.take() else { return Ok(Read::Nothing(Expect::Nothing)) };
-        let numbers = match frame::read(&bytes, name) {
-            Slot::Value(frame) | Slot::Lease { stale: Some(frame), .. } => {
-                if matches!(self.core.age(&frame.facts, &seen), Age::Unknown) {
-                    seen.asked = Instant::now();
-                    seen.pttl = self.core.pttls(&[name], purse)?.pop();
-                }
-                if frame.facts.tags.is_empty() {
-                    HashMap::new()
-                } else {
-                    self.core.numbers(&frame.facts.tags, purse)?
-                }
+    pub(crate) fn read(&self, name: &[u8], seen: Seen, purse: &mut Purse) -> Result<Read<V>, TierError> {
+        let Some(bytes) = seen.bytes else { return Ok(Read::Nothing(Expect::Nothing)) };
+        let mut when = seen.when;
+        let slot = frame::read(&bytes, name);
+        let mut numbers = HashMap::new();
+        if let Some(frame) = slot.frame() {
+            if matches!(Core::age(&frame.facts, &when), Age::Unknown) {
+                when = self.core.pttls(&[name], purse)?.pop().unwrap_or(when);
             }
-            Slot::Lease { stale: None, .. } | Slot::Undecodable(_) => HashMap::new(),
-        };
-        Ok(self.judge(name, bytes, &seen, &numbers))
+            if !frame.facts.tags.is_empty() {
+                numbers = self.core.numbers(&frame.facts.tags, purse)?;
+            }
+        }
+        Ok(self.judge(slot, &bytes, &when, &numbers))
     }
 
-    /// What `bytes` are, with all that is to be known of them.
-    fn judge(&self, name: &[u8], bytes: Vec<u8>, seen: &Seen, numbers: &HashMap<Arc<str>, Moment>) -> Read<V> {
-        match frame::read(&bytes, name) {
+    /// What a slot is, with all that is to be known of it.
+    pub(crate) fn judge(
+        &self,
+        slot: Slot<'_>,
+        bytes: &[u8],
+        when: &When,
+        numbers: &HashMap<Arc<str>, Moment>,
+    ) -> Read<V> {
+        match slot {
             Slot::Undecodable(why) => {
                 self.undecodable(why);
-                Read::Nothing(Expect::Same(bytes))
+                Read::Nothing(Expect::Same(bytes.to_vec()))
             }
             Slot::Lease { token, owner, stale } => {
-                let stale = stale.and_then(|stale| self.open(&stale, seen, numbers).ok()).map(|mut stale| {
+                let stale = stale.and_then(|stale| self.open(&stale, when, numbers).ok()).map(|mut stale| {
                     stale.fresh = Some(Duration::ZERO);
                     stale
                 });
                 Read::Leased { token: token.to_vec(), owner, stale }
             }
-            Slot::Value(frame) => match self.open(&frame, seen, numbers) {
-                Ok(stored) => Read::Value(stored, frame.checksum.to_vec()),
+            Slot::Value(frame) => match self.open(&frame, when, numbers) {
+                Ok(stored) => Read::Value(stored, frame.checksum),
                 // Checked as a whole, so its checksum names it.
-                Err(()) => Read::Nothing(Expect::Gone(frame.checksum.to_vec())),
+                Err(()) => Read::Nothing(Expect::Gone(frame.checksum)),
             },
         }
     }
@@ -310,14 +261,14 @@ where
         self.core.events.emit(Event::Drop, || format!("a value in Redis is not to be read: {why}"));
     }
 
-    fn open(&self, frame: &Frame<'_>, seen: &Seen, numbers: &HashMap<Arc<str>, Moment>) -> Result<Stored<V>, ()> {
+    fn open(&self, frame: &Frame<'_>, when: &When, numbers: &HashMap<Arc<str>, Moment>) -> Result<Stored<V>, ()> {
         let facts = &frame.facts;
         let counts = &self.core.counts;
         if !Core::is_valid(facts, numbers) {
             counts.tag_misses.inc();
             return Err(());
         }
-        let left = Core::left(facts, &self.core.age(facts, seen)).ok_or(())?;
+        let left = Core::left(facts, &Core::age(facts, when)).ok_or(())?;
         let value = frame.open(&*self.codec, self.core.limits).map_err(|why| self.undecodable(why))?;
         Ok(Stored {
             value,
@@ -444,7 +395,7 @@ where
         self.completed(&answer?)
     }
 
-    fn completed(&self, answer: &Value) -> Result<Completed, TierError> {
+    pub(crate) fn completed(&self, answer: &Value) -> Result<Completed, TierError> {
         if *answer == Value::Int(1) {
             self.core.counts.stored.inc();
             Ok(Completed::Stored)
@@ -455,7 +406,7 @@ where
     }
 
     /// The slot's bytes for a value whose load began at `born`; `None` if one of its tags was removed since.
-    fn written(
+    pub(crate) fn written(
         &self,
         name: &[u8],
         stored: &Stored<V>,
@@ -541,205 +492,9 @@ where
     pub fn remove_tag(&self, tag: &str) -> Result<(), TierError> {
         self.core.remove_tag(tag, &mut self.core.purse(None))
     }
-
-    /// As [`get`](Self::get), for many keys in few round trips. The answers are in the order of the keys.
-    pub fn get_many(&self, keys: &[K], until: Option<Instant>) -> Vec<Result<Option<Looked<V>>, TierError>> {
-        let mut purse = self.core.purse(until);
-        let mut outcomes = Vec::with_capacity(keys.len());
-        for chunk in keys.chunks(CHUNK) {
-            let names: Vec<_> = chunk.iter().map(|key| self.name(key)).collect();
-            let there: Vec<&Arc<[u8]>> = names.iter().filter_map(|name| name.as_ref().ok()).collect();
-            match self.read_many(&there, &mut purse) {
-                Ok(reads) => {
-                    let mut reads = reads.into_iter();
-                    outcomes.extend(
-                        names.into_iter().map(|name| name.map(|_| reads.next().and_then(|read| self.looked(read)))),
-                    );
-                }
-                Err(error) => {
-                    outcomes.extend(names.into_iter().map(|name| name.and_then(|_| Err(error.clone()))));
-                }
-            }
-        }
-        outcomes
-    }
-
-    fn read_many(&self, names: &[&Arc<[u8]>], purse: &mut Purse) -> Result<Vec<Read<V>>, TierError> {
-        if names.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut mget = cmd("MGET");
-        for name in names {
-            mget.arg(&name[..]);
-        }
-        let asked = Instant::now();
-        let Value::Array(answers) = self.core.wire.ask(purse, |line| line.ask(&mget))? else {
-            return Ok(names.iter().map(|_| Read::Nothing(Expect::Nothing)).collect());
-        };
-        let mut seen: Vec<Seen> =
-            answers.into_iter().map(|answer| Seen { bytes: bytes_of(answer), pttl: None, asked }).collect();
-        // What has to be asked beside it, for all of them at once.
-        let mut tags: Vec<String> = Vec::new();
-        let mut ages: Vec<usize> = Vec::new();
-        for (n, (seen, name)) in seen.iter().zip(names).enumerate() {
-            if let Some(bytes) = &seen.bytes
-                && let Slot::Value(frame) | Slot::Lease { stale: Some(frame), .. } = frame::read(bytes, name)
-            {
-                tags.extend(frame.facts.tags.iter().map(|tag| (*tag).to_owned()));
-                if matches!(self.core.age(&frame.facts, seen), Age::Unknown) {
-                    ages.push(n);
-                }
-            }
-        }
-        if !ages.is_empty() {
-            let of: Vec<&[u8]> = ages.iter().map(|n| &names[*n][..]).collect();
-            let asked = Instant::now();
-            for (n, pttl) in ages.iter().zip(self.core.pttls(&of, purse)?) {
-                (seen[*n].pttl, seen[*n].asked) = (Some(pttl), asked);
-            }
-        }
-        let numbers = if tags.is_empty() {
-            HashMap::new()
-        } else {
-            self.core.numbers(&tags.iter().map(String::as_str).collect::<Vec<_>>(), purse)?
-        };
-        let reads = seen.into_iter().zip(names).map(|(mut seen, name)| match seen.bytes.take() {
-            Some(bytes) => self.judge(name, bytes, &seen, &numbers),
-            None => Read::Nothing(Expect::Nothing),
-        });
-        Ok(reads.collect())
-    }
-
-    /// The values of the keys or the leases to load them, in few round trips and without waiting for anybody: a key that
-    /// another process loads is [`Sought::Busy`], and the caller asks for that again when it has done its own work.
-    pub fn lease_many(&self, keys: &[K], until: Option<Instant>) -> Vec<Result<Sought<V>, TierError>> {
-        let mut purse = self.core.purse(until);
-        let mut outcomes = Vec::with_capacity(keys.len());
-        for chunk in keys.chunks(CHUNK) {
-            let names: Vec<_> = chunk.iter().map(|key| self.name(key)).collect();
-            let there: Vec<&Arc<[u8]>> = names.iter().filter_map(|name| name.as_ref().ok()).collect();
-            match self.claim_many(&there, &mut purse) {
-                Ok(sought) => {
-                    let mut sought = sought.into_iter();
-                    outcomes.extend(
-                        names.into_iter().map(|name| name.and_then(|_| sought.next().unwrap_or(Ok(Sought::Busy)))),
-                    );
-                }
-                Err(error) => {
-                    outcomes.extend(names.into_iter().map(|name| name.and_then(|_| Err(error.clone()))));
-                }
-            }
-        }
-        outcomes
-    }
-
-    fn claim_many(
-        &self,
-        names: &[&Arc<[u8]>],
-        purse: &mut Purse,
-    ) -> Result<Vec<Result<Sought<V>, TierError>>, TierError> {
-        let mut sought: Vec<Option<Result<Sought<V>, TierError>>> = Vec::with_capacity(names.len());
-        let mut expects = Vec::new();
-        for read in self.read_many(names, purse)? {
-            sought.push(match read {
-                Read::Value(stored, _) | Read::Leased { stale: Some(stored), .. } => Some(Ok(Sought::Value(stored))),
-                Read::Leased { stale: None, .. } => Some(Ok(Sought::Busy)),
-                Read::Nothing(expect) => {
-                    expects.push(expect);
-                    None
-                }
-            });
-            self.count(matches!(sought.last(), Some(Some(Ok(Sought::Value(_))))));
-        }
-        let open: Vec<usize> = (0..sought.len()).filter(|n| sought[*n].is_none()).collect();
-        let claims: Vec<(&Arc<[u8]>, &Expect)> =
-            open.iter().zip(&expects).map(|(n, expect)| (names[*n], expect)).collect();
-        if !claims.is_empty() {
-            for (n, claimed) in open.iter().zip(self.core.claim_all(&claims, purse)?) {
-                sought[*n] = Some(match claimed {
-                    Ok(Claimed::Led(lease)) => Ok(Sought::Lead(lease)),
-                    Ok(Claimed::Have(seen)) => self.read(names[*n], seen, purse).map(|read| match read {
-                        Read::Value(stored, _) | Read::Leased { stale: Some(stored), .. } => Sought::Value(stored),
-                        Read::Leased { stale: None, .. } | Read::Nothing(_) => Sought::Busy,
-                    }),
-                    Err(error) => Err(error),
-                });
-            }
-        }
-        Ok(sought.into_iter().map(|one| one.unwrap_or(Ok(Sought::Busy))).collect())
-    }
-
-    /// As [`complete`](Self::complete), for many loads in one round trip. The answers are in the order of the loads.
-    pub fn complete_many(&self, loads: Vec<(Lease, &Stored<V>)>) -> Vec<Result<Completed, TierError>> {
-        let mut purse = self.core.purse(None);
-        let mut ready = Vec::new();
-        let mut outcomes: Vec<Option<Result<Completed, TierError>>> = Vec::with_capacity(loads.len());
-        for (lease, stored) in loads {
-            outcomes.push(match self.written(&lease.key, stored, lease.born, &mut purse) {
-                Ok(Some(bytes)) => {
-                    ready.push((outcomes.len(), lease, bytes, px(stored)));
-                    None
-                }
-                Ok(None) => {
-                    self.core.counts.revoked.inc();
-                    Some(Ok(Completed::Revoked))
-                }
-                Err(error) => Some(Err(error)),
-            });
-        }
-        for chunk in ready.chunks(CHUNK) {
-            let calls: Vec<(Vec<&[u8]>, Vec<&[u8]>)> = chunk
-                .iter()
-                .map(|(_, lease, bytes, px)| (vec![&lease.key[..]], vec![&lease.token[..], &bytes[..], px.as_bytes()]))
-                .collect();
-            match self.core.wire.ask(&mut purse, |line| line.eval_all(&self.core.scripts.store, &calls)) {
-                Ok(answers) => {
-                    for ((n, ..), answer) in chunk.iter().zip(answers) {
-                        outcomes[*n] =
-                            Some(crate::redis::core::answered(answer).and_then(|answer| self.completed(&answer)));
-                    }
-                }
-                Err(error) => chunk.iter().for_each(|(n, ..)| outcomes[*n] = Some(Err(error.clone()))),
-            }
-        }
-        for (n, lease, ..) in ready {
-            lease.end(matches!(&outcomes[n], Some(Ok(_))));
-        }
-        outcomes.into_iter().map(|one| one.unwrap_or(Err(TierError::Closed))).collect()
-    }
 }
 
 impl<K, V> Tier<K, V> {
-    /// What has happened so far.
-    pub fn stats(&self) -> TierStats {
-        let (counts, link) = (&self.core.counts, &self.core.link.shared);
-        let LinkCounts { pushes, losses, flushes, strangers } = &link.counts;
-        TierStats {
-            link_up: link.is_up(),
-            link_error: link.last_error().as_ref().map(Why::to_string),
-            link_losses: losses.get(),
-            breaker: self.core.wire.breaker.state(),
-            hits: counts.hits.get(),
-            misses: counts.misses.get(),
-            undecodable: counts.undecodable.get(),
-            tag_misses: counts.tag_misses.get(),
-            led: counts.led.get(),
-            waited: counts.waited.get(),
-            takeovers: counts.takeovers.get(),
-            stored: counts.stored.get(),
-            revoked: counts.revoked.get(),
-            abandoned: counts.abandoned.get(),
-            removed: counts.removed.get(),
-            too_large: counts.too_large.get(),
-            dropped: counts.dropped.get(),
-            timeouts: self.core.wire.timeouts.get(),
-            failures: self.core.wire.failures.get(),
-            pushes: pushes.get(),
-            flushes: flushes.get(),
-            strangers: strangers.get() + self.strangers.get(),
-        }
-    }
-
     /// Whether changes in Redis are told of at the moment.
     pub fn is_up(&self) -> bool {
         self.core.link.shared.is_up()
@@ -801,7 +556,7 @@ fn px_millis<V>(stored: &Stored<V>) -> u64 {
     }
 }
 
-fn px<V>(stored: &Stored<V>) -> String {
+pub(crate) fn px<V>(stored: &Stored<V>) -> String {
     px_millis(stored).to_string()
 }
 

@@ -56,8 +56,8 @@ impl Line {
     /// Sets how long each read and write may take.
     fn give(&mut self, left: Duration) -> RedisResult<()> {
         let left = left.max(AT_LEAST);
-        // Two calls of the system are saved where it is nearly the same as before, and not more.
-        if self.given > left || self.given < left - left / 8 {
+        // Two calls of the system are saved where it is nearly the same as before.
+        if self.given > left + left / 8 || self.given < left - left / 8 {
             self.connection.set_read_timeout(Some(left))?;
             self.connection.set_write_timeout(Some(left))?;
             self.given = left;
@@ -93,6 +93,26 @@ impl Line {
         }
         let result = self.connection.req_packed_commands(&packed, 0, commands.len());
         self.noted(result)
+    }
+
+    /// Asks many things, each in a packet of its own: Redis works at the next one while the answer to the one before is read.
+    pub(crate) fn ask_apart(&mut self, commands: &[Cmd]) -> RedisResult<Vec<Value>> {
+        let result = self.apart(commands);
+        self.noted(result)
+    }
+
+    fn apart(&mut self, commands: &[Cmd]) -> RedisResult<Vec<Value>> {
+        for command in commands {
+            self.connection.send_packed_command(&command.get_packed_command())?;
+        }
+        let mut answers = Vec::with_capacity(commands.len());
+        while answers.len() < commands.len() {
+            match self.connection.recv_response()? {
+                Value::Push { .. } => {}
+                answer => answers.push(answer),
+            }
+        }
+        Ok(answers)
     }
 
     /// Runs a script of one key by its hash, or by its text where Redis does not know it yet.
