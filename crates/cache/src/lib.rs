@@ -81,6 +81,8 @@ mod loading;
 mod many;
 mod memoize;
 mod metadata;
+#[cfg(feature = "redis")]
+pub mod redis;
 mod shared;
 mod stats;
 mod store;

@@ -24,12 +24,14 @@ pub enum Event {
     Leak,
     /// A thread asks for a second one of what it holds already.
     Nested,
+    /// A breaker opened or closed.
+    Breaker,
 }
 
 impl Event {
     /// How many kinds there are.
     #[cfg(feature = "tracing")]
-    const COUNT: usize = 8;
+    const COUNT: usize = 9;
 
     /// The name in the event's `event` field.
     #[must_use]
@@ -43,6 +45,7 @@ impl Event {
             Event::Abandoned => "abandoned",
             Event::Leak => "leak",
             Event::Nested => "nested",
+            Event::Breaker => "breaker",
         }
     }
 }

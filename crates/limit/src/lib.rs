@@ -4,6 +4,8 @@
 //! In front of what gets slower when more of you use it at once: a database, a disk, somebody's API. Not for a resource
 //! that has to be handed out, such as connections: that is `fullbore-pool`.
 //!
+//! [`Breaker`] is for what is down now and then: it says no at once instead of letting everybody wait for a timeout.
+//!
 //! # Example
 //! ```
 //! use fullbore_limit::Limit;
@@ -25,6 +27,8 @@
 //! - First come, first served, with bounded overtaking: the first in line for a millisecond is handed the next
 //!   permit, at most one in each millisecond.
 //! - Errors say how many permits were out and how long the line was.
+//! - A breaker never waits. While it is half-open one call at a time passes; one that never ends is given up after the
+//!   time the breaker had been open for.
 //!
 //! # What it costs
 //! No threads. One lock for each acquire and release; a wait allocates one small object.
@@ -37,15 +41,19 @@
 //!
 //! # Features
 //! - `serde`: [`Config`] from files.
-//! - `tracing`: an event when calls are shed.
+//! - `tracing`: an event when calls are shed, and when a breaker opens or closes.
 #![forbid(unsafe_code)]
 
+mod breaker;
+mod breaker_config;
 mod config;
 mod error;
 mod limit;
 
 #[doc(inline)]
 pub use crate::{
+    breaker::{Breaker, BreakerPermit, BreakerState, Open},
+    breaker_config::{BreakerBuilder, BreakerConfig},
     config::{Config, LimitBuilder},
     error::{AcquireError, LimitState},
     limit::{Limit, Permit},
