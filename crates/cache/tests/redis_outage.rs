@@ -416,3 +416,47 @@ fn close_ends_the_threads_at_once() {
     drop(node);
     assert!(begun.elapsed() < LONG);
 }
+
+#[cfg(feature = "redis-tls")]
+#[test]
+fn over_tls() {
+    let dir = std::env::temp_dir().join(format!("fullbore-tls-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let file = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    let made = std::process::Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
+        .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+        .args(["-keyout", &file("key.pem"), "-out", &file("cert.pem")])
+        .output();
+    let Ok(made) = made else {
+        eprintln!("SKIPPED: openssl");
+        return;
+    };
+    assert!(made.status.success(), "{made:?}");
+    // Free now, and hardly anybody else's in a moment.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let server = Server::builder()
+        .config("tls-port", &port.to_string())
+        .config("tls-cert-file", &file("cert.pem"))
+        .config("tls-key-file", &file("key.pem"))
+        .config("tls-auth-clients", "no");
+    let Some(server) = server.start_or_skip() else { return };
+    let certificates =
+        redis::TlsCertificates { client_tls: None, root_cert: Some(std::fs::read(file("cert.pem")).unwrap()) };
+    let url = format!("rediss://localhost:{port}/");
+    // Whoever does not know the certificate refuses it.
+    let error = refused(builder(&server).url(url.clone()).when_unreachable(WhenUnreachable::Fail));
+    assert_eq!(error.field(), Some("when_unreachable"), "{error}");
+    let node = start(builder(&server).client(redis::Client::build_with_tls(url, certificates).unwrap()));
+    node.diary.expect("regained");
+    node.tier.put(&key("a"), &stored("value")).unwrap();
+    node.diary.expect("key a");
+    assert_eq!(node.get("a").as_deref(), Some("value"));
+    // Through a quiet time.
+    assert!(eventually(LONG, || calls(&server, "time") >= 3));
+    assert_eq!(node.tier.stats().link_losses, 0);
+    server.client().set::<_, _, ()>(slot("a"), "x").unwrap();
+    node.diary.expect("key a");
+    std::fs::remove_dir_all(&dir).unwrap();
+}

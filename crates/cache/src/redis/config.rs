@@ -449,6 +449,7 @@ impl<C> RedisTier<C> {
         C: Codec<V>,
     {
         let Self { config, client, codec } = self;
+        provide_tls();
         let shown = client.get_connection_info().addr().to_string();
         let space = Arc::new(Space::new(&config.prefix, config.max_key));
         let scripts = Scripts::new();
@@ -508,6 +509,18 @@ impl<C> RedisTier<C> {
         Ok(tier)
     }
 }
+
+/// What TLS encrypts with, unless the program has said so itself: without it the driver would panic.
+#[cfg(feature = "redis-tls")]
+fn provide_tls() {
+    if rustls::crypto::CryptoProvider::get_default().is_none() {
+        // Somebody else may have been faster.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    }
+}
+
+#[cfg(not(feature = "redis-tls"))]
+fn provide_tls() {}
 
 fn refusal(why: &Why, shown: String) -> BuildError {
     match why {
