@@ -105,6 +105,67 @@ fn a_restart_is_survived() {
     assert_eq!(node.tier.stats().breaker, BreakerState::Closed);
 }
 
+/// Passes connections on to whichever server is behind it when they are made.
+struct Switch {
+    addr: std::net::SocketAddr,
+    behind: Arc<std::sync::Mutex<std::net::SocketAddr>>,
+}
+
+impl Switch {
+    fn to(server: &Server) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let behind = Arc::new(std::sync::Mutex::new(server.addr()));
+        let now = Arc::clone(&behind);
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                let (Ok(client), Ok(server)) = (client, std::net::TcpStream::connect(*now.lock().unwrap())) else {
+                    return;
+                };
+                for (mut from, mut to) in [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)]
+                {
+                    thread::spawn(move || {
+                        let _ = std::io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(std::net::Shutdown::Both);
+                    });
+                }
+            }
+        });
+        Self { addr, behind }
+    }
+}
+
+#[test]
+fn a_link_to_yesterdays_primary_is_a_lost_link() {
+    let (Some(old), Some(new)) = (Server::start_or_skip(), Server::start_or_skip()) else { return };
+    let switch = Switch::to(&old);
+    let node = start(builder(&old).url(old.url_at(switch.addr)));
+    node.diary.expect("regained");
+    node.tier.put(&key("a"), &stored("value")).unwrap();
+    // The name leads elsewhere from now on, and the connections of the pool go; the old server lives on, and with it the link.
+    *switch.behind.lock().unwrap() = new.addr();
+    let clients: String = redis::cmd("CLIENT").arg("LIST").query(&mut old.client()).unwrap();
+    for client in clients.lines().filter(|client| client.contains("cmd=set") || client.contains("cmd=eval")) {
+        let id = client.split_whitespace().find_map(|field| field.strip_prefix("id=")).unwrap();
+        redis::cmd("CLIENT").arg("KILL").arg("ID").arg(id).exec(&mut old.client()).unwrap();
+    }
+    assert_eq!(node.get("a"), None, "it is not in the new one");
+    node.diary.expect("lost");
+    node.diary.expect("regained");
+    new.client().set::<_, _, ()>(slot("b"), "x").unwrap();
+    node.diary.expect("key b");
+    assert_eq!(node.tier.stats().link_losses, 1);
+    // It was the primary, and is not any more: the connection is not kept.
+    redis::cmd("REPLICAOF").arg("127.0.0.1").arg(old.port()).exec(&mut new.client()).unwrap();
+    let error = node.tier.put(&key("c"), &stored("value")).unwrap_err();
+    assert!(matches!(&error, TierError::Refused { code, .. } if **code == *"READONLY"), "{error}");
+    *switch.behind.lock().unwrap() = old.addr();
+    node.tier.put(&key("c"), &stored("value")).unwrap();
+    node.diary.expect("lost");
+    node.diary.expect("regained");
+    assert_eq!(node.get("c").as_deref(), Some("value"));
+}
+
 #[test]
 fn who_waits_when_the_link_is_lost_is_let_go() {
     let Some(server) = Server::start_or_skip() else { return };
