@@ -105,6 +105,67 @@ fn a_restart_is_survived() {
     assert_eq!(node.tier.stats().breaker, BreakerState::Closed);
 }
 
+/// Passes connections on to whichever server is behind it when they are made.
+struct Switch {
+    addr: std::net::SocketAddr,
+    behind: Arc<std::sync::Mutex<std::net::SocketAddr>>,
+}
+
+impl Switch {
+    fn to(server: &Server) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let behind = Arc::new(std::sync::Mutex::new(server.addr()));
+        let now = Arc::clone(&behind);
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                let (Ok(client), Ok(server)) = (client, std::net::TcpStream::connect(*now.lock().unwrap())) else {
+                    return;
+                };
+                for (mut from, mut to) in [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)]
+                {
+                    thread::spawn(move || {
+                        let _ = std::io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(std::net::Shutdown::Both);
+                    });
+                }
+            }
+        });
+        Self { addr, behind }
+    }
+}
+
+#[test]
+fn a_link_to_yesterdays_primary_is_a_lost_link() {
+    let (Some(old), Some(new)) = (Server::start_or_skip(), Server::start_or_skip()) else { return };
+    let switch = Switch::to(&old);
+    let node = start(builder(&old).url(old.url_at(switch.addr)));
+    node.diary.expect("regained");
+    node.tier.put(&key("a"), &stored("value")).unwrap();
+    // The name leads elsewhere from now on, and the connections of the pool go; the old server lives on, and with it the link.
+    *switch.behind.lock().unwrap() = new.addr();
+    let clients: String = redis::cmd("CLIENT").arg("LIST").query(&mut old.client()).unwrap();
+    for client in clients.lines().filter(|client| client.contains("cmd=set") || client.contains("cmd=eval")) {
+        let id = client.split_whitespace().find_map(|field| field.strip_prefix("id=")).unwrap();
+        redis::cmd("CLIENT").arg("KILL").arg("ID").arg(id).exec(&mut old.client()).unwrap();
+    }
+    assert_eq!(node.get("a"), None, "it is not in the new one");
+    node.diary.expect("lost");
+    node.diary.expect("regained");
+    new.client().set::<_, _, ()>(slot("b"), "x").unwrap();
+    node.diary.expect("key b");
+    assert_eq!(node.tier.stats().link_losses, 1);
+    // It was the primary, and is not any more: the connection is not kept.
+    redis::cmd("REPLICAOF").arg("127.0.0.1").arg(old.port()).exec(&mut new.client()).unwrap();
+    let error = node.tier.put(&key("c"), &stored("value")).unwrap_err();
+    assert!(matches!(&error, TierError::Refused { code, .. } if **code == *"READONLY"), "{error}");
+    *switch.behind.lock().unwrap() = old.addr();
+    node.tier.put(&key("c"), &stored("value")).unwrap();
+    node.diary.expect("lost");
+    node.diary.expect("regained");
+    assert_eq!(node.get("c").as_deref(), Some("value"));
+}
+
 #[test]
 fn who_waits_when_the_link_is_lost_is_let_go() {
     let Some(server) = Server::start_or_skip() else { return };
@@ -415,4 +476,48 @@ fn close_ends_the_threads_at_once() {
     let begun = Instant::now();
     drop(node);
     assert!(begun.elapsed() < LONG);
+}
+
+#[cfg(feature = "redis-tls")]
+#[test]
+fn over_tls() {
+    let dir = std::env::temp_dir().join(format!("fullbore-tls-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let file = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    let made = std::process::Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
+        .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+        .args(["-keyout", &file("key.pem"), "-out", &file("cert.pem")])
+        .output();
+    let Ok(made) = made else {
+        eprintln!("SKIPPED: openssl");
+        return;
+    };
+    assert!(made.status.success(), "{made:?}");
+    // Free now, and hardly anybody else's in a moment.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let server = Server::builder()
+        .config("tls-port", &port.to_string())
+        .config("tls-cert-file", &file("cert.pem"))
+        .config("tls-key-file", &file("key.pem"))
+        .config("tls-auth-clients", "no");
+    let Some(server) = server.start_or_skip() else { return };
+    let certificates =
+        redis::TlsCertificates { client_tls: None, root_cert: Some(std::fs::read(file("cert.pem")).unwrap()) };
+    let url = format!("rediss://localhost:{port}/");
+    // Whoever does not know the certificate refuses it.
+    let error = refused(builder(&server).url(url.clone()).when_unreachable(WhenUnreachable::Fail));
+    assert_eq!(error.field(), Some("when_unreachable"), "{error}");
+    let node = start(builder(&server).client(redis::Client::build_with_tls(url, certificates).unwrap()));
+    node.diary.expect("regained");
+    node.tier.put(&key("a"), &stored("value")).unwrap();
+    node.diary.expect("key a");
+    assert_eq!(node.get("a").as_deref(), Some("value"));
+    // Through a quiet time.
+    assert!(eventually(LONG, || calls(&server, "time") >= 3));
+    assert_eq!(node.tier.stats().link_losses, 0);
+    server.client().set::<_, _, ()>(slot("a"), "x").unwrap();
+    node.diary.expect("key a");
+    std::fs::remove_dir_all(&dir).unwrap();
 }

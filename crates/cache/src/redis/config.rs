@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use fullbore_core::{BuildError, EnvReader, Events, FromEnv};
@@ -17,7 +17,7 @@ use crate::redis::core::{Core, Counts};
 use crate::redis::error::TierError;
 use crate::redis::frame::{Limits, MAX_TEXT};
 use crate::redis::key::RedisKey;
-use crate::redis::link::{Link, Plan, Why, random};
+use crate::redis::link::{Link, Plan, Shared, Why, random};
 use crate::redis::scripts::Scripts;
 use crate::redis::space::Space;
 use crate::redis::tags::Tags;
@@ -449,10 +449,18 @@ impl<C> RedisTier<C> {
         C: Codec<V>,
     {
         let Self { config, client, codec } = self;
+        provide_tls();
         let shown = client.get_connection_info().addr().to_string();
         let space = Arc::new(Space::new(&config.prefix, config.max_key));
         let scripts = Scripts::new();
-        let pool = Pool::builder(Wire::door(client.clone()))
+        let listener: Arc<OnceLock<Weak<Shared>>> = Arc::default();
+        let listens = Arc::clone(&listener);
+        let leads_to = move |server| {
+            if let Some(link) = listens.get().and_then(Weak::upgrade) {
+                link.others_lead_to(server);
+            }
+        };
+        let pool = Pool::builder(Wire::door(client.clone(), leads_to))
             .name(format!("{name}-l2"))
             .max_size(config.pool_size)
             .get_timeout(config.budget)
@@ -470,7 +478,9 @@ impl<C> RedisTier<C> {
         let tags = Arc::new(Tags::new());
         let strangers = Counter::new();
         let ears = Ears { told, tags: Arc::clone(&tags), background: background.clone(), strangers: strangers.clone() };
+        let renewed = pool.clone();
         let plan = Plan {
+            renew: Box::new(move || renewed.soft_evict()),
             name: name.to_owned(),
             client,
             space: Arc::clone(&space),
@@ -478,6 +488,8 @@ impl<C> RedisTier<C> {
             abandon: Arc::clone(&scripts.abandon),
         };
         let (link, first) = Link::start(plan, random(), Arc::new(ears))?;
+        // No connection of the pool is made before.
+        let _ = listener.set(Arc::downgrade(&link.shared));
         let core = Arc::new(Core {
             wire: Wire { pool, breaker, timeouts: Counter::new(), failures: Counter::new() },
             link,
@@ -509,6 +521,18 @@ impl<C> RedisTier<C> {
     }
 }
 
+/// What TLS encrypts with, unless the program has said so itself: without it the driver would panic.
+#[cfg(feature = "redis-tls")]
+fn provide_tls() {
+    if rustls::crypto::CryptoProvider::get_default().is_none() {
+        // Somebody else may have been faster.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    }
+}
+
+#[cfg(not(feature = "redis-tls"))]
+fn provide_tls() {}
+
 fn refusal(why: &Why, shown: String) -> BuildError {
     match why {
         Why::Credentials(said) => {
@@ -520,7 +544,7 @@ fn refusal(why: &Why, shown: String) -> BuildError {
             format!("a user that may use CLIENT TRACKING, and EVAL on names that begin with the prefix: {said}"),
         ),
         Why::TooOld(said) => BuildError::config("url", shown, format!("Redis 6.2 or later, or Valkey: {said}")),
-        Why::Unreachable(_) | Why::Silent | Why::Closed => {
+        Why::Unreachable(_) | Why::Silent | Why::Elsewhere | Why::Closed => {
             BuildError::config("when_unreachable", "fail", format!("a Redis at {shown}, or degrade: {why}"))
         }
     }

@@ -110,7 +110,8 @@ pub(crate) enum Age {
     Gone,
 }
 
-/// The right, and the duty, to load a key for all processes. Dropping it gives it back: the next one loads.
+/// The right, and the duty, to load a key for all processes. Dropping it gives it back, so that the next one loads; that asks
+/// Redis, for at most the budget.
 #[must_use = "dropping it gives the lease back"]
 pub struct Lease {
     pub(crate) core: Arc<Core>,

@@ -137,6 +137,7 @@ pub(crate) fn is_no_service(error: &RedisError) -> bool {
             ServerErrorKind::BusyLoading
                 | ServerErrorKind::MasterDown
                 | ServerErrorKind::ClusterDown
+                | ServerErrorKind::ReadOnly
                 | ServerErrorKind::TryAgain
         ),
         redis::ErrorKind::Extension => error.code() == Some("BUSY"),

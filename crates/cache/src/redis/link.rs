@@ -23,7 +23,7 @@ use redis::{
 
 use crate::redis::frame::Moment;
 use crate::redis::space::{Changed, Space};
-use crate::redis::wire::Lua;
+use crate::redis::wire::{Lua, run_id};
 
 /// How long the link may be silent before it is asked whether it lives.
 const BEAT: Duration = Duration::from_secs(1);
@@ -52,6 +52,8 @@ pub(crate) struct Plan {
     pub(crate) space: Arc<Space>,
     pub(crate) connect_timeout: Duration,
     pub(crate) abandon: Arc<Lua>,
+    /// Has the pool make its connections anew.
+    pub(crate) renew: Box<dyn Fn() + Send>,
 }
 
 /// Why the link is down.
@@ -66,6 +68,8 @@ pub(crate) enum Why {
     /// The user may not be told of changes.
     Permission(String),
     Silent,
+    /// It is connected to another server than the pool: what is changed there is not told of here.
+    Elsewhere,
     Closed,
 }
 
@@ -75,6 +79,7 @@ impl fmt::Display for Why {
             Why::Unreachable(error) => write!(f, "{error}"),
             Why::TooOld(said) | Why::Credentials(said) | Why::Permission(said) => f.write_str(said),
             Why::Silent => f.write_str("no answer to PING"),
+            Why::Elsewhere => f.write_str("other connections lead to another server"),
             Why::Closed => f.write_str("closed"),
         }
     }
@@ -124,6 +129,9 @@ struct State {
     starting: Waiters,
     sequence: Option<Moment>,
     debts: Vec<(Arc<[u8]>, Vec<u8>)>,
+    /// The server that the link is connected to, and that which the last connection of the pool led to.
+    server: Option<String>,
+    others: Option<String>,
 }
 
 struct Interested {
@@ -177,6 +185,8 @@ impl Link {
             starting: Waiters::of(WaitFor::Threads),
             sequence: None,
             debts: Vec::new(),
+            server: None,
+            others: None,
         };
         let shared = Arc::new(Shared {
             monitor: Monitor::new(state, clock.clone()),
@@ -244,6 +254,14 @@ impl Shared {
     pub(crate) fn epoch(&self) -> Option<u64> {
         let state = self.monitor.lock();
         state.up.then_some(state.epoch)
+    }
+
+    /// A connection of the pool leads to this server. If the link is connected to another one, as after a failover, it is as
+    /// good as lost.
+    pub(crate) fn others_lead_to(&self, server: Option<String>) {
+        if server.is_some() {
+            self.monitor.lock().others = server;
+        }
     }
 
     fn local(&self) -> i64 {
@@ -375,6 +393,12 @@ enum Asked {
     Nothing,
 }
 
+enum Standing {
+    Good,
+    Closing,
+    Elsewhere,
+}
+
 impl Worker {
     fn run(mut self) {
         while !self.closing() {
@@ -426,6 +450,9 @@ impl Worker {
             }
             other => return Err(Why::TooOld(format!("an answer to CLIENT TRACKING that is none: {other:?}"))),
         }
+        // What is told from here on may come before this answer, and is of no use yet: nothing is remembered.
+        let server = run_id(&mut connection).map_err(classify)?;
+        self.shared.monitor.lock().server = server;
         connection.set_read_timeout(Some(BEAT)).map_err(classify)?;
         connection.set_write_timeout(Some(BEAT)).map_err(classify)?;
         Ok(connection)
@@ -455,8 +482,14 @@ impl Worker {
                 Err(error) if error.is_timeout() => {}
                 Err(error) => return classify(error),
             }
-            if self.closing() {
-                return Why::Closed;
+            match self.standing() {
+                Standing::Good => {}
+                Standing::Closing => return Why::Closed,
+                Standing::Elsewhere => {
+                    // Which of the two is right nobody knows here: all are made anew.
+                    (self.plan.renew)();
+                    return Why::Elsewhere;
+                }
             }
             match &round {
                 Some(open) if open.sent.elapsed() >= PATIENCE => return Why::Silent,
@@ -471,6 +504,19 @@ impl Worker {
                     }
                 }
             }
+        }
+    }
+
+    fn standing(&self) -> Standing {
+        let mut state = self.shared.monitor.lock();
+        if state.closing {
+            Standing::Closing
+        } else if state.server.is_some() && state.others.is_some() && state.server != state.others {
+            // Until there are new ones.
+            state.others = None;
+            Standing::Elsewhere
+        } else {
+            Standing::Good
         }
     }
 
@@ -692,7 +738,7 @@ fn classify(error: RedisError) -> Why {
 impl Why {
     /// Whether waiting may help. The others want other settings.
     pub(crate) fn is_unreachable(&self) -> bool {
-        matches!(self, Why::Unreachable(_) | Why::Silent | Why::Closed)
+        matches!(self, Why::Unreachable(_) | Why::Silent | Why::Elsewhere | Why::Closed)
     }
 }
 

@@ -281,11 +281,15 @@ where
         })
     }
 
-    /// The value of `key`, or the lease to load it. Waits until `until` for a process that loads it already; `until` in the
-    /// past, or now: it does not wait. The time on the way to Redis and back is bounded by the budget in any case.
+    /// The value of `key`, or the lease to load it. Waits for a process that loads it already. Ends at `until` in any case;
+    /// `None`: when that process's load has ended, in whatever way. The time on the way to Redis and back has the budget, and a
+    /// new one after a wait.
     ///
     /// # Errors
     /// Redis could not be asked, the link is down while somebody else loads, or he has not come to an end.
+    ///
+    /// # Deadlock
+    /// A thread that holds the lease of a key and asks for the same key waits for itself, until `until`.
     pub fn get_or_lease(&self, key: &K, until: Option<Instant>, need: Need) -> Result<Sought<V>, TierError> {
         self.seek(&self.name(key)?, until, need, true)
     }

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use fullbore_limit::Breaker;
 use fullbore_metrics::Counter;
 use fullbore_pool::{Manager, Pool};
-use redis::{Client, Cmd, Connection, ConnectionLike, ErrorKind, RedisError, RedisResult, Script, Value, cmd};
+use redis::{
+    Client, Cmd, Connection, ConnectionLike, ErrorKind, RedisError, RedisResult, Script, ServerErrorKind, Value, cmd,
+};
 
 use crate::redis::error::{TierError, is_no_service};
 
@@ -13,9 +15,10 @@ use crate::redis::error::{TierError, is_no_service};
 const AT_LEAST: Duration = Duration::from_millis(1);
 
 /// Makes the connections. As the pool's own manager for Redis, except that each question sets the time it may take.
-#[derive(Debug)]
 pub(crate) struct Door {
     inner: fullbore_pool::Redis,
+    /// Learns which server each connection leads to.
+    leads_to: Box<dyn Fn(Option<String>) + Send + Sync>,
 }
 
 impl Manager for Door {
@@ -26,6 +29,7 @@ impl Manager for Door {
         let connection = self.inner.connect(budget)?.into_inner();
         let mut line = Line { connection, spoiled: false, given: Duration::MAX };
         line.give(budget)?;
+        (self.leads_to)(run_id(&mut line.connection)?);
         Ok(line)
     }
 
@@ -41,6 +45,18 @@ impl Manager for Door {
     fn is_broken(&self, line: &mut Line) -> bool {
         line.spoiled || !line.connection.is_open()
     }
+}
+
+/// The name of one run of a server: not that of another, nor of the same one after a restart. `None` if it does not tell.
+pub(crate) fn run_id(connection: &mut Connection) -> RedisResult<Option<String>> {
+    let mut info = cmd("INFO");
+    let answer = connection.req_command(info.arg("server"))?;
+    let text = match &answer {
+        Value::BulkString(bytes) => String::from_utf8_lossy(bytes),
+        Value::VerbatimString { text, .. } => text.as_str().into(),
+        _ => return Ok(None),
+    };
+    Ok(text.lines().find_map(|line| line.strip_prefix("run_id:")).map(str::to_owned))
 }
 
 /// A connection of the pool.
@@ -69,6 +85,8 @@ impl Line {
         if let Err(error) = &result {
             // An error of the server is an answer. After any other the next answer may be that to this question.
             self.spoiled |= !matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension);
+            // It was the primary once. A new connection may lead to the one that is now.
+            self.spoiled |= error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly);
         }
         result
     }
@@ -157,7 +175,7 @@ impl Line {
 pub(crate) type Call<'a> = (Vec<&'a [u8]>, Vec<&'a [u8]>);
 
 fn is_no_script(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::Server(redis::ServerErrorKind::NoScript)
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
 }
 
 /// A script, known to Redis by its hash.
@@ -211,8 +229,9 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
-    pub(crate) fn door(client: Client) -> Door {
-        Door { inner: fullbore_pool::Redis::with_client(client) }
+    /// What makes its connections; `leads_to` is told which server each new one leads to.
+    pub(crate) fn door(client: Client, leads_to: impl Fn(Option<String>) + Send + Sync + 'static) -> Door {
+        Door { inner: fullbore_pool::Redis::with_client(client), leads_to: Box::new(leads_to) }
     }
 
     /// Asks `question` on a connection of the pool, within what is left in the purse. A connection that turns out to be gone
@@ -280,6 +299,12 @@ impl Wire {
             _ if error.is_connection_dropped() && !error.is_timeout() => Went::Gone(TierError::io(error, budget)),
             _ => Went::Wrong(TierError::io(error, budget)),
         })
+    }
+}
+
+impl std::fmt::Debug for Door {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Door").field("inner", &self.inner).finish_non_exhaustive()
     }
 }
 
