@@ -53,7 +53,12 @@ where
     V: Clone + Send + Sync + 'static,
 {
     pub(crate) fn start(shared: Shared<K, V>) -> Self {
-        Self { shared: Arc::new(shared) }
+        let shared = Arc::new(shared);
+        #[cfg(feature = "redis")]
+        if let Some(second) = &shared.second {
+            second.attach(&shared);
+        }
+        Self { shared }
     }
 
     /// The value, if it is there and has not expired. Waits for nobody.
@@ -66,11 +71,13 @@ where
             Quick::Unclear => shared.fresh(key),
             Quick::Nothing => None,
         };
-        match &found {
-            Some(_) => shared.tally.hits.inc(),
-            None => shared.tally.misses.inc(),
+        match found {
+            Some(held) => {
+                shared.tally.hits.inc();
+                Some(held.into_value())
+            }
+            None => shared.get_missing(key),
         }
-        found.map(Held::into_value)
     }
 
     /// Puts a value in, in place of the one that is there, with the cache's TTL. It wins over every load of the key that is
@@ -116,7 +123,7 @@ where
     pub fn remove(&self, key: &K) -> Option<V> {
         let shared = &*self.shared;
         let _burial = shared.burial();
-        shared.table.remove(key).map(Held::into_value)
+        shared.take(key).map(Held::into_value)
     }
 
     /// Forgets the values that bear the tag ([`LoadCtx::tags`]), however many there are, in one step; their memory is given back by and
@@ -124,6 +131,12 @@ where
     /// already, and no further. Costs every entry a longer look at its next hit.
     pub fn remove_by_tag(&self, tag: &str) {
         let _burial = self.shared.burial();
+        #[cfg(feature = "redis")]
+        if let Some(second) = &self.shared.second {
+            // Told of, and owed.
+            let _ = self.shared.remove_tag_joined(second, tag);
+            return;
+        }
         self.shared.table.remove_tag(tag);
     }
 
@@ -131,6 +144,12 @@ where
     /// by and by.
     pub fn clear(&self) {
         let _burial = self.shared.burial();
+        #[cfg(feature = "redis")]
+        if let Some(second) = &self.shared.second {
+            // Told of, and owed.
+            let _ = self.shared.clear_joined(second);
+            return;
+        }
         self.shared.table.clear();
     }
 
@@ -216,8 +235,9 @@ where
     /// # Deadlock
     /// Called from within a load it waits for that load, until `limit`.
     pub fn close_within(&self, limit: Duration) -> Result<(), Undelivered<Infallible>> {
-        let in_flight = self.shared.table.close_until(self.shared.clock.after(limit));
-        Undelivered::new(Vec::new(), in_flight, Vec::new()).into_result()
+        let deadline = self.shared.clock.after(limit);
+        let in_flight = self.shared.table.close_until(deadline);
+        Undelivered::new(Vec::new(), in_flight, self.shared.close_second(deadline)).into_result()
     }
 
     /// The value, if it is there and has not expired, without a trace: neither the policy nor the counts learn of it.
@@ -251,6 +271,64 @@ where
         let _burial = shared.burial();
         let (_, kept, age) = shared.table.look(key)?;
         Some(Metadata::of(&kept, age, &shared.table.world))
+    }
+
+    /// As [`remove`](Self::remove), and says whether it reached Redis. If it did not, other processes may see the value until it does: it is
+    /// tried again when Redis can be asked, before anything from there is trusted.
+    ///
+    /// # Errors
+    /// Why Redis could not be asked.
+    #[cfg(feature = "redis")]
+    pub fn try_remove(&self, key: &K) -> Result<Option<V>, crate::redis::TierError> {
+        let shared = &*self.shared;
+        let _burial = shared.burial();
+        let (held, told) = match &shared.second {
+            Some(second) => shared.remove_joined(second, key),
+            None => (shared.table.remove(key), Ok(())),
+        };
+        let value = held.map(Held::into_value);
+        told.map(|()| value)
+    }
+
+    /// As [`remove_by_tag`](Self::remove_by_tag), and says whether it reached Redis, as [`try_remove`](Self::try_remove) does.
+    ///
+    /// # Errors
+    /// Why Redis could not be asked.
+    #[cfg(feature = "redis")]
+    pub fn try_remove_by_tag(&self, tag: &str) -> Result<(), crate::redis::TierError> {
+        let shared = &*self.shared;
+        let _burial = shared.burial();
+        match &shared.second {
+            Some(second) => shared.remove_tag_joined(second, tag),
+            None => {
+                shared.table.remove_tag(tag);
+                Ok(())
+            }
+        }
+    }
+
+    /// As [`clear`](Self::clear), and says whether it reached Redis, as [`try_remove`](Self::try_remove) does.
+    ///
+    /// # Errors
+    /// Why Redis could not be asked.
+    #[cfg(feature = "redis")]
+    pub fn try_clear(&self) -> Result<(), crate::redis::TierError> {
+        let shared = &*self.shared;
+        let _burial = shared.burial();
+        match &shared.second {
+            Some(second) => shared.clear_joined(second),
+            None => {
+                shared.table.clear();
+                Ok(())
+            }
+        }
+    }
+
+    /// What became of the questions to Redis; `None` without a second tier.
+    #[cfg(feature = "redis")]
+    #[must_use]
+    pub fn tier_stats(&self) -> Option<crate::redis::TierStats> {
+        self.shared.second.as_ref().map(|second| second.remote.stats())
     }
 
     /// Changes the capacity, and displaces at once what is too much. How many threads can work at once was decided when it was built: one for

@@ -12,6 +12,8 @@ use fullbore_metrics::{Station, StationKind};
 use crate::cache::Cache;
 use crate::entry::Grave;
 use crate::flight::{Limits, Table};
+#[cfg(feature = "redis")]
+use crate::joined::Second;
 use crate::life::{Life, nanos};
 use crate::load::LoadCtx;
 use crate::loading::LoadingCache;
@@ -139,7 +141,13 @@ pub struct CacheBuilder<K, V, L = ()> {
     weigher: Option<Weigher<K, V>>,
     clock: Clock,
     loader: L,
+    #[cfg(feature = "redis")]
+    second: Option<Connect<K, V>>,
 }
+
+/// Connects to the second tier, for a cache of that name.
+#[cfg(feature = "redis")]
+type Connect<K, V> = Arc<dyn Fn(&str) -> Result<Second<K, V>, BuildError> + Send + Sync>;
 
 /// What a [`CacheBuilder`] was given to load with.
 pub struct WithLoader<K, V>(Loader<K, V>);
@@ -159,7 +167,14 @@ impl<K, V> CacheBuilder<K, V> {
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         let loader: Loader<K, V> = Arc::new(move |key, ctx| loader(key, ctx).map_err(Failure::error));
-        CacheBuilder { config: self.config, weigher: self.weigher, clock: self.clock, loader: WithLoader(loader) }
+        CacheBuilder {
+            config: self.config,
+            weigher: self.weigher,
+            clock: self.clock,
+            loader: WithLoader(loader),
+            #[cfg(feature = "redis")]
+            second: self.second,
+        }
     }
 
     /// The cache.
@@ -399,6 +414,33 @@ impl<K, V, L> CacheBuilder<K, V, L> {
         self
     }
 
+    /// A second tier in Redis, shared by all processes that use the same prefix: what one of them loads all have, a key is loaded by one of
+    /// them at a time, and what one removes is removed for all. See [`RedisTier`](crate::redis::RedisTier).
+    ///
+    /// ```no_run
+    /// use fullbore_cache::{Cache, redis::RedisTier};
+    /// use std::time::Duration;
+    ///
+    /// let tier = RedisTier::builder().url("redis://localhost").prefix("shop:v1:product:").build()?;
+    /// let products = Cache::<u64, String>::builder().ttl(Duration::from_secs(600)).redis(tier).build()?;
+    /// let product = products.get_or_compute(&7, |_| Ok::<_, std::io::Error>("a lamp".to_owned()))?;
+    /// products.try_remove(&7)?; // everywhere
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// Default: none.
+    #[cfg(feature = "redis")]
+    #[must_use]
+    pub fn redis<C>(mut self, tier: crate::redis::RedisTier<C>) -> Self
+    where
+        K: crate::redis::RedisKey + Hash + Eq + Clone + Send + Sync + 'static,
+        V: Clone + Send + Sync + 'static,
+        C: crate::redis::Codec<V> + Clone,
+    {
+        self.second = Some(Arc::new(move |name| Second::connect(name, tier.clone())));
+        self
+    }
+
     /// The clock for deadlines and expiry. Default: the real one; tests pass a [`PausedClock`](fullbore_core::PausedClock).
     #[must_use]
     pub fn clock(mut self, clock: impl Into<Clock>) -> Self {
@@ -411,6 +453,8 @@ impl<K, V, L> CacheBuilder<K, V, L> {
         K: Hash + Eq + Clone + Send + Sync + 'static,
         V: Clone + Send + Sync + 'static,
     {
+        #[cfg(feature = "redis")]
+        let second = self.second.clone();
         let Self { config, weigher, clock, .. } = self;
         for (field, value) in
             [("ttl", config.ttl), ("time_to_idle", config.time_to_idle), ("load_limit", config.load_limit)]
@@ -439,20 +483,45 @@ impl<K, V, L> CacheBuilder<K, V, L> {
         let table = Table::new(config.capacity, &clock, idle, weigher.is_some(), limits, counts.0, counts.1);
         let life = Life::new(&config, loads_itself);
         let grave = Arc::new(Grave::new());
-        Ok(Shared { table, grave, weigher, config, life, clock, tally, station, events })
+        Ok(Shared {
+            #[cfg(feature = "redis")]
+            second: second.map(|connect| connect(&config.name)).transpose()?,
+            table,
+            grave,
+            weigher,
+            config,
+            life,
+            clock,
+            tally,
+            station,
+            events,
+        })
     }
 }
 
 impl<K, V> Default for CacheBuilder<K, V> {
     fn default() -> Self {
-        Self { config: Config::default(), weigher: None, clock: Clock::default(), loader: () }
+        Self {
+            config: Config::default(),
+            weigher: None,
+            clock: Clock::default(),
+            loader: (),
+            #[cfg(feature = "redis")]
+            second: None,
+        }
     }
 }
 
 impl<K, V, L: Clone> Clone for CacheBuilder<K, V, L> {
     fn clone(&self) -> Self {
-        let (config, loader) = (self.config.clone(), self.loader.clone());
-        Self { config, weigher: self.weigher.clone(), clock: self.clock.clone(), loader }
+        Self {
+            config: self.config.clone(),
+            weigher: self.weigher.clone(),
+            clock: self.clock.clone(),
+            loader: self.loader.clone(),
+            #[cfg(feature = "redis")]
+            second: self.second.clone(),
+        }
     }
 }
 

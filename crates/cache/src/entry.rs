@@ -46,6 +46,18 @@ pub(crate) struct More {
     pub(crate) asked: AtomicU64,
 }
 
+#[cfg(feature = "redis")]
+impl Kept {
+    pub(crate) fn version(&self) -> u64 {
+        self.more.as_ref().map_or(0, |more| more.version)
+    }
+
+    /// From then on it is stale.
+    pub(crate) fn fresh_until(&self) -> u64 {
+        self.more.as_ref().map_or(self.due, |more| more.fresh_until)
+    }
+}
+
 /// A moment that never comes.
 pub(crate) const NEVER: u64 = u64::MAX;
 

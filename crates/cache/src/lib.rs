@@ -75,6 +75,8 @@ mod config;
 mod entry;
 mod error;
 mod flight;
+#[cfg(feature = "redis")]
+mod joined;
 mod life;
 mod load;
 mod loading;

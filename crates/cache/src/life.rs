@@ -76,6 +76,24 @@ impl Life {
         Some(kept)
     }
 
+    /// For how long a value is fresh, and kept, where another tier keeps it, too; `None` if not at all.
+    #[cfg(feature = "redis")]
+    pub(crate) fn times(&self, says: &Says) -> Option<(Option<Duration>, Option<Duration>)> {
+        let ttl = says.ttl.or(if says.negative { Some(self.negative_ttl) } else { self.ttl });
+        if says.no_store || ttl == Some(Duration::ZERO) {
+            return None;
+        }
+        let fresh = ttl.map(|ttl| Duration::from_nanos(self.jittered(nanos(ttl))));
+        Some((fresh, fresh.map(|fresh| fresh.saturating_add(says.stale_for.unwrap_or(self.stale_for)))))
+    }
+
+    /// Shortens the TTL.
+    #[cfg(feature = "redis")]
+    pub(crate) fn cap(&self, says: &mut Says, most: Duration) {
+        let ttl = says.ttl.or(if says.negative { Some(self.negative_ttl) } else { self.ttl });
+        says.ttl = Some(ttl.map_or(most, |ttl| ttl.min(most)));
+    }
+
     fn jittered(&self, nanos: u64) -> u64 {
         if self.jitter == 0.0 {
             return nanos;

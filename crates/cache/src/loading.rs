@@ -197,7 +197,8 @@ where
         let deadline = self.cache.shared.clock.after(limit);
         self.engine.close();
         let in_flight = self.cache.shared.table.close_until(deadline);
-        let threads = self.engine.crew.join(deadline);
+        let mut threads = self.engine.crew.join(deadline);
+        threads.extend(self.cache.shared.close_second(deadline));
         Undelivered::new(Vec::new(), in_flight, threads).into_result()
     }
 }

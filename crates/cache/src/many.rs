@@ -4,27 +4,47 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::hash::Hash;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use fullbore_core::{Event, Failure, earlier};
 use fullbore_metrics::Outcome;
 
 use crate::cache::Cache;
-use crate::claim::Claim;
+use crate::claim::{Claim, Keep};
 use crate::entry::{Entry, Kept};
 use crate::error::CacheError;
 use crate::flight::Entered;
-use crate::load::LoadCtx;
+use crate::load::{LoadCtx, Says};
 use crate::shared::{Service, Shared};
 use crate::store::Held;
 
 type LoadMany<'a, K, V> = dyn FnMut(&[K], &mut LoadCtx) -> Result<HashMap<K, V>, Failure> + 'a;
 
 /// A key that this call is to load: its place in the result, and what it is to replace.
-struct Missing<'a, K: Hash + Eq + Clone + Send + Sync + 'static, V: Clone + Send + Sync + 'static> {
-    at: usize,
-    claim: Claim<'a, K, V>,
+pub(crate) struct Missing<'a, K: Hash + Eq + Clone + Send + Sync + 'static, V: Clone + Send + Sync + 'static> {
+    pub(crate) at: usize,
+    pub(crate) claim: Claim<'a, K, V>,
     old: Option<(Held<V>, Kept)>,
+    /// The right to put it into Redis.
+    #[cfg(feature = "redis")]
+    pub(crate) lease: Option<crate::redis::testing::Lease>,
+}
+
+impl<'a, K, V> Missing<'a, K, V>
+where
+    K: Hash + Eq + Clone + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    fn new(at: usize, claim: Claim<'a, K, V>, old: Option<(Held<V>, Kept)>) -> Self {
+        Self {
+            at,
+            claim,
+            old,
+            #[cfg(feature = "redis")]
+            lease: None,
+        }
+    }
 }
 
 impl<K, V> Cache<K, V>
@@ -125,7 +145,7 @@ where
             }
             match shared.enter(key, deadline, None, true).0 {
                 Entered::Busy => busy.push(at),
-                Entered::Lead(claim, old) => missing.push(Missing { at, claim, old }),
+                Entered::Lead(claim, old) => missing.push(Missing::new(at, claim, old)),
                 other => match shared.without_a_load(other, false) {
                     Ok(value) => values[at] = Some(value),
                     Err(error) => {
@@ -134,6 +154,10 @@ where
                     }
                 },
             }
+        }
+        #[cfg(feature = "redis")]
+        if let Some(second) = &shared.second {
+            missing = shared.ask_for_many(second, missing, None, &mut values, &mut busy)?;
         }
         shared.load_many(missing, deadline, &mut values, &mut load)?;
         // Nothing is claimed any more: two calls that wait for each other's keys have both landed theirs.
@@ -145,7 +169,15 @@ where
                     if joined {
                         shared.waited_in_vain();
                     }
-                    shared.load_many(vec![Missing { at, claim, old }], deadline, &mut values, &mut load)?;
+                    let missing = vec![Missing::new(at, claim, old)];
+                    #[cfg(feature = "redis")]
+                    let missing = match &shared.second {
+                        Some(second) => {
+                            shared.ask_for_many(second, missing, Some(until), &mut values, &mut Vec::new())?
+                        }
+                        None => missing,
+                    };
+                    shared.load_many(missing, deadline, &mut values, &mut load)?;
                 }
                 Entered::Hit(held) => values[at] = Some(shared.found(held, None, joined)),
                 other => values[at] = Some(shared.without_a_load(other, joined)?),
@@ -169,7 +201,7 @@ where
     /// Loads them all in one call, and lands each flight.
     fn load_many(
         &self,
-        missing: Vec<Missing<'_, K, V>>,
+        mut missing: Vec<Missing<'_, K, V>>,
         deadline: Option<Instant>,
         values: &mut [Option<V>],
         load: &mut LoadMany<'_, K, V>,
@@ -189,20 +221,21 @@ where
             let prepare = |key: &K| {
                 let value = found.remove(key)?;
                 let entry = Entry::new(value.clone(), &self.grave);
-                let keep = self.keep(key, &entry, ctx.says.clone(), took);
-                Some((value, entry, keep))
+                Some((value, entry))
             };
-            Ok::<Vec<_>, Failure>(keys.iter().map(prepare).collect())
+            let found = keys.iter().map(prepare).collect::<Vec<_>>();
+            Ok::<_, Failure>((found, std::mem::take(&mut ctx.says), took))
         }));
         self.tally.load_failures.add(u64::from(!matches!(loaded, Ok(Ok(_)))));
         let (error, payload) = match loaded {
-            Ok(Ok(found)) => {
+            Ok(Ok((found, says, took))) => {
+                let found = self.keep_many(&mut missing, found, &says, took);
                 for (missing, found) in missing.into_iter().zip(found) {
-                    let Some((value, entry, keep)) = found else {
+                    let Some((value, entry, keep, valid)) = found else {
                         missing.claim.land_nothing();
                         continue;
                     };
-                    if !missing.claim.land(&entry, keep) {
+                    if !missing.claim.land(&entry, keep) || !valid {
                         self.tally.invalidated_loads.inc();
                     }
                     values[missing.at] = Some(value);
@@ -219,6 +252,10 @@ where
         };
         let mut all = true;
         for missing in missing {
+            #[cfg(feature = "redis")]
+            if let (Some(second), Some(lease)) = (&self.second, missing.lease) {
+                second.remote.abandon(lease);
+            }
             match self.failed(missing.claim, &error, missing.old, &ctx.says) {
                 Some(stand_in) => {
                     self.tally.stale_hits.inc();
@@ -233,5 +270,38 @@ where
             None if all => Ok(()),
             None => Err(error),
         }
+    }
+
+    /// What each of the values leaves in memory, and whether it was still valid.
+    fn keep_many(
+        &self,
+        missing: &mut [Missing<'_, K, V>],
+        found: Vec<Option<(V, Arc<Entry<V>>)>>,
+        says: &Says,
+        took: Duration,
+    ) -> Vec<Option<(V, Arc<Entry<V>>, Keep<V>, bool)>> {
+        #[cfg(feature = "redis")]
+        if let Some(second) = &self.second {
+            let there = missing.iter_mut().zip(&found).filter_map(|(missing, found)| {
+                let entry = &found.as_ref()?.1;
+                Some((missing.claim.key(), missing.lease.take(), entry))
+            });
+            let there = there.collect();
+            let mut kept = self.complete_many(second, there, says, took).into_iter();
+            return found
+                .into_iter()
+                .map(|found| {
+                    let (value, entry) = found?;
+                    let (keep, valid) = kept.next()?;
+                    Some((value, entry, keep, valid))
+                })
+                .collect();
+        }
+        let keep = |(missing, found): (&mut Missing<'_, K, V>, Option<(V, Arc<Entry<V>>)>)| {
+            let (value, entry) = found?;
+            let keep = self.keep(missing.claim.key(), &entry, says.clone(), took);
+            Some((value, entry, keep, true))
+        };
+        missing.iter_mut().zip(found).map(keep).collect()
     }
 }

@@ -13,6 +13,8 @@ use crate::config::{Config, Weigher};
 use crate::entry::{Entry, Grave, Kept};
 use crate::error::{CacheError, LoadState};
 use crate::flight::{Behind, Call, Entered, Table};
+#[cfg(feature = "redis")]
+use crate::joined::Second;
 use crate::life::Life;
 use crate::load::{LoadCtx, Previous, Says};
 use crate::stats::Tally;
@@ -29,6 +31,8 @@ pub(crate) struct Shared<K, V> {
     pub(crate) tally: Tally,
     pub(crate) station: Station,
     pub(crate) events: Events,
+    #[cfg(feature = "redis")]
+    pub(crate) second: Option<Second<K, V>>,
 }
 
 impl<K, V> Shared<K, V>
@@ -52,6 +56,29 @@ where
         std::mem::forget(unless_it_panics);
         self.station.passed(1);
         value
+    }
+
+    /// A look that found nothing fresh in memory.
+    #[cold]
+    pub(crate) fn get_missing(&self, key: &K) -> Option<V> {
+        #[cfg(feature = "redis")]
+        if let Some(second) = &self.second {
+            return self.get_joined(second, key);
+        }
+        let _ = key;
+        self.tally.misses.inc();
+        None
+    }
+
+    /// Closes the second tier; returns the threads that have not ended.
+    pub(crate) fn close_second(&self, deadline: Option<Instant>) -> Vec<String> {
+        #[cfg(feature = "redis")]
+        if let Some(second) = &self.second {
+            let limit = deadline.map_or(Duration::MAX, |at| at.saturating_duration_since(self.clock.now()));
+            return second.remote.close_within(limit);
+        }
+        let _ = deadline;
+        Vec::new()
     }
 
     /// What a longer look finds that is fresh.
@@ -177,7 +204,7 @@ where
     }
 
     /// What somebody else's load brought, which was timed as its leader's service.
-    fn served(&self, value: impl FnOnce() -> V) -> V {
+    pub(crate) fn served(&self, value: impl FnOnce() -> V) -> V {
         let service = Service::begin(&self.station, None);
         let value = value();
         service.end(Outcome::Served);
@@ -208,6 +235,10 @@ where
         deadline: Option<Instant>,
         load: impl FnOnce(&mut LoadCtx) -> Result<V, Failure>,
     ) -> Result<Loaded<V>, CacheError> {
+        #[cfg(feature = "redis")]
+        if let Some(second) = &self.second {
+            return self.load_joined(second, claim, old, deadline, load);
+        }
         self.tally.loads.inc();
         self.station.arrived(1);
         let service = Service::begin(&self.station, Some(Instant::now()));
@@ -275,8 +306,11 @@ where
     }
 
     /// Puts a value in; one that is not to be kept removes what is there.
-    pub(crate) fn put(&self, key: K, value: V, says: Says, above: Option<u64>) -> bool {
-        let mut says = says;
+    pub(crate) fn put(&self, key: K, value: V, mut says: Says, above: Option<u64>) -> bool {
+        #[cfg(feature = "redis")]
+        if let Some(second) = &self.second {
+            return self.put_joined(second, key, value, says, above);
+        }
         let tags = self.table.world.tags(says.tags.take().unwrap_or_default());
         match self.kept(&key, &value, says, &tags, Duration::ZERO) {
             Some(kept) => self.table.insert(key, Held::new(value, &self.grave), kept, above),
@@ -287,7 +321,34 @@ where
         }
     }
 
-    fn timed_out(&self, load_age: Option<Duration>, waiting: usize) -> CacheError {
+    /// As `put`, here only.
+    #[cfg(feature = "redis")]
+    pub(crate) fn put_here(&self, key: K, entry: &Arc<Entry<V>>, says: Says) -> bool {
+        match self.keep(&key, entry, says, Duration::ZERO) {
+            Keep::Entry(held, kept) => self.table.insert(key, held, kept, None),
+            Keep::Nothing(_) => {
+                self.table.remove(&key);
+                true
+            }
+        }
+    }
+
+    /// For how long an entry is fresh.
+    #[cfg(feature = "redis")]
+    pub(crate) fn fresh_left(&self, kept: &Kept) -> Duration {
+        Duration::from_nanos(kept.fresh_until().saturating_sub(self.table.world.now()))
+    }
+
+    /// Removes it, from wherever it is.
+    pub(crate) fn take(&self, key: &K) -> Option<Held<V>> {
+        #[cfg(feature = "redis")]
+        if let Some(second) = &self.second {
+            return self.remove_joined(second, key).0;
+        }
+        self.table.remove(key)
+    }
+
+    pub(crate) fn timed_out(&self, load_age: Option<Duration>, waiting: usize) -> CacheError {
         CacheError::TimedOut(Box::new(LoadState { name: self.config.name.clone(), load_age, waiting }))
     }
 }
@@ -300,7 +361,7 @@ pub(crate) enum Loaded<V> {
 }
 
 /// What a load learns of the value that it is to replace.
-fn previous<V: Clone + Send + Sync + 'static>((held, kept): &(Held<V>, Kept)) -> Previous {
+pub(crate) fn previous<V: Clone + Send + Sync + 'static>((held, kept): &(Held<V>, Kept)) -> Previous {
     let more = kept.more.as_deref();
     Previous {
         held: Box::new(held.clone()),

@@ -94,6 +94,9 @@ pub struct RedisConfig {
     pub writes: Writes,
     /// See [`RedisTierBuilder::when_unreachable`].
     pub when_unreachable: WhenUnreachable,
+    /// See [`RedisTierBuilder::outage_ttl`].
+    #[cfg_attr(feature = "serde", serde(with = "fullbore_core::serde_text::duration"))]
+    pub outage_ttl: Duration,
     /// See [`RedisTierBuilder::pool_size`].
     pub pool_size: usize,
     /// See [`RedisTierBuilder::connect_timeout`].
@@ -114,6 +117,7 @@ impl Default for RedisConfig {
             zstd_above: None,
             writes: Writes::Foreground,
             when_unreachable: WhenUnreachable::Degrade,
+            outage_ttl: Duration::from_secs(1),
             pool_size: 16,
             connect_timeout: Duration::from_secs(1),
         }
@@ -164,6 +168,7 @@ impl RedisConfig {
         config.zstd_above = zstd_above.0;
         env.read("writes", &mut config.writes)?;
         env.read("when_unreachable", &mut config.when_unreachable)?;
+        env.read("outage_ttl", &mut config.outage_ttl)?;
         env.read("pool_size", &mut config.pool_size)?;
         env.read("connect_timeout", &mut config.connect_timeout)?;
         env.finish()?;
@@ -355,6 +360,17 @@ impl<C> RedisTierBuilder<C> {
     #[must_use]
     pub fn when_unreachable(mut self, when_unreachable: WhenUnreachable) -> Self {
         self.config.when_unreachable = when_unreachable;
+        self
+    }
+
+    /// For how long a value is remembered that was loaded, or put in, while Redis could not be asked or did not tell of changes: nobody can say
+    /// during that time whether another process has removed it. Zero: not at all, and each call loads. Choose how old an answer
+    /// may be that nobody can invalidate.
+    ///
+    /// Default: 1 s.
+    #[must_use]
+    pub fn outage_ttl(mut self, outage_ttl: Duration) -> Self {
+        self.config.outage_ttl = outage_ttl;
         self
     }
 

@@ -105,6 +105,19 @@ impl Space {
         Ok(())
     }
 
+    /// A pattern that matches all keys' names.
+    pub(crate) fn all_keys(&self) -> Vec<u8> {
+        let mut pattern = Vec::with_capacity(self.keys.len() + 1);
+        for byte in &self.keys {
+            if b"*?[]^-\\".contains(byte) {
+                pattern.push(b'\\');
+            }
+            pattern.push(*byte);
+        }
+        pattern.push(b'*');
+        pattern
+    }
+
     /// The name of a key whose bytes are these.
     pub(crate) fn encoded(&self, encoded: &[u8]) -> Vec<u8> {
         [&self.keys[..], encoded].concat()

@@ -11,7 +11,7 @@ use redis::{Cmd, Value, cmd};
 
 use crate::redis::background::Background;
 use crate::redis::codec::Codec;
-use crate::redis::core::{Age, Claimed, Core, Expect, Lease, Seen, When};
+use crate::redis::core::{Age, Claimed, Core, Expect, Lease, Seen, When, bytes_of};
 use crate::redis::error::TierError;
 use crate::redis::frame::{self, CHECKSUM, FAR, Facts, Frame, Moment, Slot, Unwritable, millis};
 use crate::redis::key::RedisKey;
@@ -83,6 +83,19 @@ pub enum Need {
     Any,
     /// Only a fresh one will do.
     Fresh,
+    /// Only one that is fresh for longer than this: what is there is to be loaded again before it expires.
+    Longer(Duration),
+}
+
+impl Need {
+    fn is_met<V>(self, stored: &Stored<V>) -> bool {
+        match self {
+            Need::Any => true,
+            Need::Fresh => !stored.is_stale(),
+            // Ages are known to two round trips.
+            Need::Longer(than) => stored.fresh.is_none_or(|fresh| fresh > than + Duration::from_millis(100)),
+        }
+    }
 }
 
 /// What there is for a key.
@@ -242,10 +255,8 @@ where
                 Read::Nothing(Expect::Same(bytes.to_vec()))
             }
             Slot::Lease { token, owner, stale } => {
-                let stale = stale.and_then(|stale| self.open(&stale, when, numbers).ok()).map(|mut stale| {
-                    stale.fresh = Some(Duration::ZERO);
-                    stale
-                });
+                // It is still fresh where it is loaded again before its time.
+                let stale = stale.and_then(|stale| self.open(&stale, when, numbers).ok());
                 Read::Leased { token: token.to_vec(), owner, stale }
             }
             Slot::Value(frame) => match self.open(&frame, when, numbers) {
@@ -348,9 +359,9 @@ where
     /// What to do about what was read.
     fn settle(&self, read: Read<V>, need: Need) -> Settled<V> {
         match read {
-            Read::Value(stored, _) if need == Need::Any || !stored.is_stale() => Settled::Done(stored),
+            Read::Value(stored, _) if need.is_met(&stored) => Settled::Done(stored),
             Read::Value(_, checksum) => Settled::Claim(Expect::Tail(checksum)),
-            Read::Leased { stale: Some(stored), .. } if need == Need::Any => Settled::Done(stored),
+            Read::Leased { stale: Some(stored), .. } if need.is_met(&stored) => Settled::Done(stored),
             Read::Leased { token, owner, .. } => Settled::Wait { token, owner },
             Read::Nothing(expect) => Settled::Claim(expect),
         }
@@ -487,6 +498,41 @@ where
         let had = self.core.wire.ask(&mut purse, |line| line.eval(&self.core.scripts.remove, &[&name], &[]))?;
         self.core.counts.removed.inc();
         Ok(had == Value::Int(1))
+    }
+
+    /// Removes everything of this cache, key by key: what is put there meanwhile may stay. Loads that are under way are revoked.
+    ///
+    /// # Errors
+    /// Redis could not be asked, so others may still see some values.
+    pub fn clear(&self) -> Result<(), TierError> {
+        let core = &self.core;
+        if let Some(background) = &self.background {
+            background.all_changed();
+        }
+        let pattern = core.space.all_keys();
+        let mut cursor: Vec<u8> = b"0".to_vec();
+        loop {
+            // It takes as long as there are keys: each step has a budget.
+            let mut purse = core.purse(None);
+            let mut scan = cmd("SCAN");
+            scan.arg(&cursor[..]).arg("MATCH").arg(&pattern[..]).arg("COUNT").arg(1000);
+            let answer = core.wire.ask(&mut purse, |line| line.ask(&scan))?;
+            let Value::Array(mut parts) = answer else { return Ok(()) };
+            let (Some(Value::Array(names)), Some(next)) = (parts.pop(), parts.pop().and_then(bytes_of)) else {
+                return Ok(());
+            };
+            if !names.is_empty() {
+                let mut unlink = cmd("UNLINK");
+                for name in names.into_iter().filter_map(bytes_of) {
+                    unlink.arg(name);
+                }
+                core.wire.ask(&mut purse, |line| line.ask(&unlink))?;
+            }
+            if next == b"0" {
+                return Ok(());
+            }
+            cursor = next;
+        }
     }
 
     /// Makes every value with the tag a miss, and every load that is under way and ends with it, in all processes.
