@@ -79,6 +79,13 @@ pub const GOALS: &[Goal] = &[
     goal("cache", "64 threads on a cold key: loads over 1", NONE, ZERO),
     goal("cache", "64 threads on a cold key: CPU over 5 ms", NONE, ZERO),
     goal("cache", "allocations for each hit", NONE, ZERO),
+    goal("cache", "a value in Redis, not in memory", "a raw GET", 1.0 / 1.25),
+    goal("cache", "1,000 keys in Redis, in one call", "one raw MGET", 1.0 / 1.5),
+    goal("cache", "a load while Redis hangs and the breaker is open", "itself, without Redis", 0.5),
+    goal("cache", "4 processes of 16 threads on a cold key: loads over 1", NONE, ZERO),
+    goal("cache", "the same: last waiter over 1.3 times the load", NONE, ZERO),
+    goal("cache", "removed here to missing there, p99 over 3 round trips", NONE, ZERO),
+    goal("cache", "Redis hangs: p99 over 1.2 times the budget", NONE, ZERO),
     goal("cache", "allocations for each get_or_compute hit", NONE, ZERO),
 
     goal("fanout", "publish and receive, 1 receiver", "crossbeam-channel and Arc", 5.0),
@@ -161,7 +168,7 @@ pub fn of(area: &str, case: &str, rival: &str) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cases::{AREAS, batch_db, examples, pool_db};
+    use crate::cases::{AREAS, batch_db, cache_redis, examples, pool_db};
     use crate::measure::Plan;
     use std::collections::BTreeSet;
 
@@ -170,6 +177,7 @@ mod tests {
     fn measured() -> BTreeSet<Key> {
         let mut keys = BTreeSet::from(examples::ROWS.map(|(case, rival)| ("examples", case, rival)));
         keys.extend(batch_db::NOT_EVERYWHERE.map(|(case, rival)| ("batch", case, rival)));
+        keys.extend(cache_redis::NOT_EVERYWHERE.map(|(case, rival)| ("cache", case, rival)));
         keys.extend(pool_db::NOT_EVERYWHERE.map(|(case, rival)| ("pool", case, rival)));
         for area in AREAS {
             for case in (area.cases)() {

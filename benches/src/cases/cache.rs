@@ -9,19 +9,20 @@ use super::cache_insert::insert_cases;
 use super::cache_load::load_counts;
 use super::cache_memory::{allocation_counts, memory};
 use super::cache_ratio::ratio_counts;
+use super::cache_redis::{redis_cases, redis_counts};
 use super::{Amount, Count, FITS};
 use crate::measure::{Case, Plan};
 
 /// See the module.
 #[must_use]
 pub fn cases() -> Vec<Case> {
-    hit_cases().into_iter().chain(insert_cases()).collect()
+    hit_cases().into_iter().chain(insert_cases()).chain(redis_cases()).collect()
 }
 
 /// What is to be zero.
 #[must_use]
 pub fn counts(plan: &Plan) -> Vec<Count> {
-    allocation_counts().into_iter().chain(load_counts()).chain(ratio_counts(plan)).collect()
+    allocation_counts().into_iter().chain(load_counts()).chain(redis_counts()).chain(ratio_counts(plan)).collect()
 }
 
 /// What both sides have, and is not time.

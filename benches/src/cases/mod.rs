@@ -14,6 +14,7 @@ pub mod cache_insert;
 pub mod cache_load;
 mod cache_memory;
 pub mod cache_ratio;
+pub mod cache_redis;
 mod cache_trace;
 pub mod examples;
 pub mod fanout;

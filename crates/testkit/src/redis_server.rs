@@ -54,6 +54,12 @@ impl Redis {
         Self::builder().start_or_skip()
     }
 
+    /// Whether `redis-server` is on this machine.
+    #[must_use]
+    pub fn is_installed() -> bool {
+        find::redis().is_ok()
+    }
+
     /// The options.
     pub fn builder() -> RedisBuilder {
         RedisBuilder { append_only: false, config: Vec::new() }
