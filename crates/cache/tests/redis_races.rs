@@ -1,6 +1,6 @@
 //! A random history over several tiers of one Redis: no read may return a value older than a removal that had ended before the
 //! read began.
-#![cfg(feature = "redis")]
+#![cfg(all(feature = "redis", not(fullbore_loom)))]
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod support;

@@ -1,5 +1,5 @@
 //! The second tier with a real Redis: values, leases, and who is told.
-#![cfg(feature = "redis")]
+#![cfg(all(feature = "redis", not(fullbore_loom)))]
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod support;

@@ -394,7 +394,7 @@ pub(crate) fn exercise(bytes: &[u8]) {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(fullbore_loom)))]
 mod tests {
     use proptest::prelude::*;
 

@@ -22,7 +22,10 @@ use crate::redis::wire::Purse;
 /// How often a process that waits asks whether the one it waits for still lives.
 const LOOK_AFTER_OWNER: Duration = Duration::from_secs(1);
 
-/// Who is told of changes in Redis. Called on the link's thread, under no lock; a panic is an event and nothing more.
+/// Who is told of changes in Redis. Called on the link's thread, under no lock; a panic is an event and nothing more. It must be
+/// quick, and must not wait for a key: who else would tell of that?
+///
+/// A process is told of what it does itself as well: a lease that it gets, a value that it stores.
 pub trait Told<K>: Send + Sync + 'static {
     /// The key was written, removed, evicted or has expired, by anybody.
     fn invalidated(&self, key: &K);
