@@ -426,7 +426,7 @@ mod tests {
     }
 
     fn written(value: &str) -> Vec<u8> {
-        write(b"key", &facts(), &value.to_owned(), &Postcard, LIMITS).unwrap()
+        write(b"key", &facts(), &value.to_owned(), &Postcard, LIMITS).unwrap_or_else(|why| panic!("{why:?}"))
     }
 
     #[test]
