@@ -232,6 +232,11 @@ impl Shared {
         self.monitor.lock().sequence
     }
 
+    /// The sequence has moved on, and the link has perhaps not been told of that yet: who needs it asks.
+    pub(crate) fn forget_sequence(&self) {
+        self.monitor.lock().sequence = None;
+    }
+
     /// Counts the times when what was heard from the link stopped being complete.
     pub(crate) fn epoch(&self) -> Option<u64> {
         let state = self.monitor.lock();

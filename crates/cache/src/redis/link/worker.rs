@@ -212,14 +212,12 @@ impl Worker {
         for (key, token) in &debts {
             ask(Asked::Nothing, &self.plan.abandon.by_text(&[key], &[token]));
         }
-        if self.sequence_wanted {
-            let known = self.shared.sequence().is_some();
-            if !known {
-                // Nobody has begun it, or it was evicted: a new epoch, which nothing that was remembered belongs to.
-                let mut begin = cmd("SET");
-                begin.arg(self.plan.space.sequence()).arg(new_epoch()).arg("NX");
-                ask(Asked::Nothing, begin.arg("PX").arg(Space::SEQUENCE_LIFE.as_millis() as u64));
-            }
+        if self.sequence_wanted || self.shared.sequence().is_none() {
+            // Unless nobody has begun it, or it was evicted, this does nothing: a new epoch, which nothing that was remembered
+            // belongs to.
+            let mut begin = cmd("SET");
+            begin.arg(self.plan.space.sequence()).arg(new_epoch()).arg("NX");
+            ask(Asked::Nothing, begin.arg("PX").arg(Space::SEQUENCE_LIFE.as_millis() as u64));
             ask(Asked::Sequence, cmd("GET").arg(self.plan.space.sequence()));
             self.sequence_wanted = false;
         }
@@ -289,7 +287,7 @@ impl Worker {
             _ => {
                 self.shared.counts.flushes.inc();
                 self.sequence_wanted = true;
-                self.shared.monitor.lock().sequence = None;
+                self.shared.forget_sequence();
                 self.events.contained(|| self.heard.flushed());
                 let mut state = self.shared.monitor.lock();
                 state.epoch += 1;
@@ -316,7 +314,11 @@ impl Worker {
                 }
             }
             Changed::Tag(tag) => self.events.contained(|| self.heard.tag(tag)),
-            Changed::Sequence => self.sequence_wanted = true,
+            Changed::Sequence => {
+                self.sequence_wanted = true;
+                // The old one would do no harm, but revoke loads that begin now and end with that tag: they ask for it themselves.
+                self.shared.forget_sequence();
+            }
             Changed::Other => self.shared.counts.strangers.inc(),
         }
     }
