@@ -1,5 +1,5 @@
 //! The second tier with a Redis that dies, falls silent, refuses, or is not there; and with processes that die.
-#![cfg(feature = "redis")]
+#![cfg(all(feature = "redis", not(fullbore_loom)))]
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod support;

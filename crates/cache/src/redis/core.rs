@@ -378,6 +378,7 @@ impl Core {
         // Also when it is not known whether it was done. The link will tell; until then this process must not believe the old
         // number.
         self.tags.changed(tag);
+        self.link.shared.forget_sequence();
         removed.map(drop)
     }
 }

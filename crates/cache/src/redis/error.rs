@@ -59,8 +59,8 @@ pub enum TierError {
 }
 
 impl TierError {
-    /// Whether Redis could not be reached or did not answer: a question of time, and of no interest to who has another
-    /// source.
+    /// Whether Redis could not be reached, did not answer or refused: of no interest to who has another source. The other errors
+    /// are of what it was asked for.
     #[must_use]
     pub const fn is_unavailable(&self) -> bool {
         matches!(
@@ -69,6 +69,7 @@ impl TierError {
                 | TierError::TimedOut { .. }
                 | TierError::Connect(_)
                 | TierError::Io(_)
+                | TierError::Refused { .. }
                 | TierError::LinkDown
                 | TierError::Closed
         )

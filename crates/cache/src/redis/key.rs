@@ -207,7 +207,7 @@ tuple!(A.0, B.1, C.2, D.3);
 tuple!(A.0, B.1, C.2, D.3, E.4);
 tuple!(A.0, B.1, C.2, D.3, E.4, F.5);
 
-#[cfg(test)]
+#[cfg(all(test, not(fullbore_loom)))]
 mod tests {
     use proptest::prelude::*;
 

@@ -24,7 +24,8 @@ where
     K: RedisKey + 'static,
     V: Send + Sync + 'static,
 {
-    /// As [`get`](Self::get), for many keys in few round trips. The answers are in the order of the keys.
+    /// As [`get`](Self::get), for many keys in few round trips, which have one budget together. The answers are in the order of
+    /// the keys.
     pub fn get_many(&self, keys: &[K], until: Option<Instant>) -> Vec<Result<Option<Looked<V>>, TierError>> {
         let mut purse = self.core.purse(until);
         let mut outcomes = Vec::with_capacity(keys.len());
@@ -188,7 +189,7 @@ where
                 Err(error) => Some(Err(error)),
             });
         }
-        for chunk in ready.chunks(CHUNK) {
+        for chunk in ready.chunks(PACKET) {
             let calls: Vec<Call<'_>> = chunk
                 .iter()
                 .map(|(_, lease, bytes, px)| (vec![&lease.key[..]], vec![&lease.token[..], &bytes[..], px.as_bytes()]))

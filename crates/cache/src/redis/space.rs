@@ -156,7 +156,7 @@ impl Space {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(fullbore_loom)))]
 mod tests {
     use super::*;
 

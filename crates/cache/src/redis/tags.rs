@@ -93,7 +93,7 @@ impl Tags {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(fullbore_loom)))]
 mod tests {
     use super::*;
 

@@ -13,7 +13,7 @@ use crate::redis::background::Background;
 use crate::redis::codec::Codec;
 use crate::redis::core::{Age, Claimed, Core, Expect, Lease, Seen, When, bytes_of};
 use crate::redis::error::TierError;
-use crate::redis::frame::{self, CHECKSUM, FAR, Facts, Frame, Moment, Slot, Unwritable, millis};
+use crate::redis::frame::{self, CHECKSUM, FAR, Facts, Frame, MAX_TEXT, Moment, Slot, Unwritable, millis};
 use crate::redis::key::RedisKey;
 use crate::redis::link::{Heard, Interest, Woken};
 use crate::redis::tags::Tags;
@@ -22,7 +22,10 @@ use crate::redis::wire::Purse;
 /// How often a process that waits asks whether the one it waits for still lives.
 const LOOK_AFTER_OWNER: Duration = Duration::from_secs(1);
 
-/// Who is told of changes in Redis. Called on the link's thread, under no lock; a panic is an event and nothing more.
+/// Who is told of changes in Redis. Called on the link's thread, under no lock; a panic is an event and nothing more. It must be
+/// quick, and must not wait for a key: who else would tell of that?
+///
+/// A process is told of what it does itself as well: a lease that it gets, a value that it stores.
 pub trait Told<K>: Send + Sync + 'static {
     /// The key was written, removed, evicted or has expired, by anybody.
     fn invalidated(&self, key: &K);
@@ -540,6 +543,10 @@ where
     /// # Errors
     /// Redis could not be asked, so others may still see the values.
     pub fn remove_tag(&self, tag: &str) -> Result<(), TierError> {
+        if tag.len() > MAX_TEXT {
+            let why = format!("a tag of {} bytes, at most {MAX_TEXT} are possible", tag.len());
+            return Err(TierError::Unwritable(fullbore_core::Failure::error(why)));
+        }
         self.core.remove_tag(tag, &mut self.core.purse(None))
     }
 }
@@ -559,6 +566,11 @@ impl<K, V> Tier<K, V> {
     /// Its calls through the breaker: an arrival is a question to Redis, a refusal one that the breaker stopped.
     pub fn station(&self) -> &fullbore_metrics::Station {
         self.core.wire.breaker.station()
+    }
+
+    /// The pool of its connections.
+    pub fn pool_station(&self) -> &fullbore_metrics::Station {
+        self.core.wire.pool.station()
     }
 
     /// Ends the link's thread and the connections. What is queued in the background is written first, within `limit`. Returns
