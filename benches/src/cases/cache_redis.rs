@@ -29,15 +29,8 @@ const TOLD: &str = "removed here to missing there, p99 over 3 round trips";
 const BUDGET: &str = "Redis hangs: p99 over 1.2 times the budget";
 
 /// Cases and rivals that are not on every machine: there may be no server.
-pub const NOT_EVERYWHERE: [(&str, &str); 7] = [
-    (COLD, RAW_GET),
-    (MANY, RAW_MGET),
-    (OPEN, ALONE),
-    (STAMPEDE, NONE),
-    (LATE, NONE),
-    (TOLD, NONE),
-    (BUDGET, NONE),
-];
+pub const NOT_EVERYWHERE: [(&str, &str); 7] =
+    [(COLD, RAW_GET), (MANY, RAW_MGET), (OPEN, ALONE), (STAMPEDE, NONE), (LATE, NONE), (TOLD, NONE), (BUDGET, NONE)];
 
 const WORKS: &str = "Redis works";
 const PREFIX: &str = "bench:v1:";

@@ -63,7 +63,12 @@ where
 
     /// Ends the flight: in one step the entry reaches the store, if there is something to keep and if nothing invalidated it meanwhile,
     /// and the flight is gone. Then everybody who waits gets the value. Says whether it was still valid.
-    pub(crate) fn land(mut self, entry: &Arc<Entry<V>>, keep: Keep<V>) -> bool {
+    pub(crate) fn land(self, entry: &Arc<Entry<V>>, keep: Keep<V>) -> bool {
+        self.land_for(entry, keep, true)
+    }
+
+    /// As `land`; without `for_all` those who wait look again: it is not known who of them asked before the value was invalidated.
+    pub(crate) fn land_for(mut self, entry: &Arc<Entry<V>>, keep: Keep<V>, for_all: bool) -> bool {
         // Declared before the lock: what is in it is dropped after the lock's release.
         let mut mine;
         let world = &self.table.world;
@@ -95,7 +100,8 @@ where
         }
         let landing = Landing::Value(Arc::clone(entry));
         // Who joined after a removal may have seen that the value was removed. Which removal it was is not known any more.
-        let answers = |joined| if removed && joined != as_of { Landing::Again } else { landing.clone() };
+        let again = |joined| !for_all || (removed && joined != as_of);
+        let answers = |joined| if again(joined) { Landing::Again } else { landing.clone() };
         self.depart(&mut shard, taken.as_ref(), answers);
         drop(shard);
         drop(mine);

@@ -328,8 +328,11 @@ where
         }));
         match loaded {
             Ok(Ok((value, entry, stored, says, took))) => {
-                let keep = self.to_remote(second, claim.key(), lease, stored, &entry, says, took);
-                if !claim.land(&entry, keep.0) || !keep.1 {
+                let led = lease.is_some();
+                let (keep, valid) = self.to_remote(second, claim.key(), lease, stored, &entry, says, took);
+                // Redis has the last word, where it has one: what takes the flight away may be the push of its own lease.
+                let here = claim.land_for(&entry, keep, valid);
+                if !valid || (!led && !here) {
                     self.tally.invalidated_loads.inc();
                 }
                 service.end(Outcome::Served);

@@ -91,7 +91,7 @@ where
         E: Into<Box<dyn Error + Send + Sync>>,
         I: IntoIterator<Item = (K, V)>,
     {
-        self.compute_many(keys, None, load)
+        self.compute_many(keys, None, false, load)
     }
 
     /// As [`get_or_compute_many`](Self::get_or_compute_many), with the deadline of
@@ -112,13 +112,40 @@ where
         E: Into<Box<dyn Error + Send + Sync>>,
         I: IntoIterator<Item = (K, V)>,
     {
-        self.compute_many(keys, Some(deadline), load)
+        self.compute_many(keys, Some(deadline), false, load)
+    }
+
+    /// Loads what is missing of the keys, so many in one call of `load`: for a start with an empty memory. What somebody else loads at the moment,
+    /// here or, with a second tier, in another process, is left to him: processes that start together share the work. Returns how many of the
+    /// keys are there in the end.
+    ///
+    /// # Errors
+    /// As [`get_or_compute_many`](Self::get_or_compute_many), at the first call of `load` that fails; the keys after it are not loaded.
+    ///
+    /// # Panics
+    /// As [`get_or_compute_many`](Self::get_or_compute_many).
+    pub fn warm<E, I>(
+        &self,
+        keys: &[K],
+        at_once: usize,
+        mut load: impl FnMut(&[K], &mut LoadCtx) -> Result<I, E>,
+    ) -> Result<usize, CacheError>
+    where
+        E: Into<Box<dyn Error + Send + Sync>>,
+        I: IntoIterator<Item = (K, V)>,
+    {
+        let mut there = 0;
+        for some in keys.chunks(at_once.max(1)) {
+            there += self.compute_many(some, None, true, &mut load)?.iter().flatten().count();
+        }
+        Ok(there)
     }
 
     fn compute_many<E, I>(
         &self,
         keys: &[K],
         deadline: Option<Instant>,
+        leave_busy: bool,
         mut load: impl FnMut(&[K], &mut LoadCtx) -> Result<I, E>,
     ) -> Result<Vec<Option<V>>, CacheError>
     where
@@ -162,6 +189,9 @@ where
         shared.load_many(missing, deadline, &mut values, &mut load)?;
         // Nothing is claimed any more: two calls that wait for each other's keys have both landed theirs.
         let until = earlier(deadline, shared.clock.after(shared.config.load_timeout));
+        if leave_busy {
+            busy.clear();
+        }
         for at in busy {
             let (entered, joined) = shared.enter(&keys[at], until, None, false);
             match entered {
@@ -235,7 +265,8 @@ where
                         missing.claim.land_nothing();
                         continue;
                     };
-                    if !missing.claim.land(&entry, keep) || !valid {
+                    let here = missing.claim.land_for(&entry, keep, valid);
+                    if !valid || !(here || self.has_second()) {
                         self.tally.invalidated_loads.inc();
                     }
                     values[missing.at] = Some(value);

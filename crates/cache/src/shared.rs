@@ -70,6 +70,13 @@ where
         None
     }
 
+    pub(crate) fn has_second(&self) -> bool {
+        #[cfg(feature = "redis")]
+        return self.second.is_some();
+        #[cfg(not(feature = "redis"))]
+        false
+    }
+
     /// Closes the second tier; returns the threads that have not ended.
     pub(crate) fn close_second(&self, deadline: Option<Instant>) -> Vec<String> {
         #[cfg(feature = "redis")]

@@ -221,3 +221,32 @@ proptest! {
         prop_assert!(cache.station().snapshot().balanced());
     }
 }
+
+#[test]
+fn a_cold_start_leaves_to_others_what_they_load() {
+    let cache = &Numbers::builder().build().unwrap();
+    let (go, gate) = mpsc::channel::<()>();
+    let (begun, wait_begun) = mpsc::channel();
+    thread::scope(|scope| {
+        let other = scope.spawn(move || {
+            cache.get_or_compute(&3, |_| {
+                begun.send(()).unwrap();
+                gate.recv().unwrap();
+                Ok::<_, io::Error>(6)
+            })
+        });
+        wait_begun.recv().unwrap();
+        let mut calls = Vec::new();
+        let there = cache.warm(&[1, 2, 3, 4, 5], 2, |keys, _| {
+            calls.push(keys.to_vec());
+            Ok::<_, io::Error>(doubled(keys))
+        });
+        assert_eq!((there.unwrap(), calls), (4, vec![vec![1, 2], vec![4], vec![5]]));
+        go.send(()).unwrap();
+        assert_eq!(other.join().unwrap().unwrap(), 6);
+    });
+    assert_eq!(
+        cache.warm(&[1, 2, 3, 4, 5], 2, |_, _| -> io::Result<Vec<(u32, u32)>> { panic!("all is there") }).unwrap(),
+        5
+    );
+}

@@ -71,6 +71,7 @@ fn what_one_process_loads_all_have() {
     }
     assert_eq!(one.tier_stats().unwrap().hits, asked, "what is in memory costs no question");
     assert_eq!((one.stats().loads, other.stats().loads), (1, 0));
+    assert_eq!(one.stats().invalidated_loads, 0, "one's own echo is no invalidation");
     assert!(one.station().snapshot().balanced() && other.station().snapshot().balanced());
 }
 
