@@ -28,6 +28,9 @@ use crate::shared::{Loaded, Service, Shared, previous};
 use crate::store::Held;
 use crate::world::{Age, Tag};
 
+/// A key, the right to put it into Redis, and what was loaded.
+pub(crate) type LoadedOne<'a, K, V> = (&'a K, Option<Lease>, &'a Arc<Entry<V>>);
+
 /// What is owed of removals at most; beyond that all that is below the prefix is removed.
 const OWED: usize = 10_000;
 
@@ -297,7 +300,7 @@ where
         let lease = match sought.unwrap_or(Err(TierError::LinkDown)) {
             Ok(Sought::Value(stored)) => {
                 let value = stored.value.clone();
-                let (entry, keep) = self.from_remote(second, claim.key(), stored);
+                let (entry, keep) = self.take_over(second, claim.key(), stored);
                 if !claim.land(&entry, keep) {
                     self.tally.invalidated_loads.inc();
                 }
@@ -435,7 +438,7 @@ where
             match sought {
                 Ok(Sought::Value(stored)) if !stored.is_stale() => {
                     let value = stored.value.clone();
-                    let (entry, keep) = self.from_remote(second, missing.claim.key(), stored);
+                    let (entry, keep) = self.take_over(second, missing.claim.key(), stored);
                     missing.claim.land(&entry, keep);
                     self.station.arrived(1);
                     values[missing.at] = Some(self.served(|| value));
@@ -480,7 +483,7 @@ where
     pub(crate) fn complete_many(
         &self,
         second: &Second<K, V>,
-        loaded: Vec<(&K, Option<Lease>, &Arc<Entry<V>>)>,
+        loaded: Vec<LoadedOne<'_, K, V>>,
         says: &Says,
         took: Duration,
     ) -> Vec<(Keep<V>, bool)> {
@@ -543,7 +546,7 @@ where
     }
 
     /// A value that came from Redis, as memory is to have it.
-    fn from_remote(&self, second: &Second<K, V>, key: &K, stored: Stored<V>) -> (Arc<Entry<V>>, Keep<V>) {
+    fn take_over(&self, second: &Second<K, V>, key: &K, stored: Stored<V>) -> (Arc<Entry<V>>, Keep<V>) {
         let Stored { value, fresh, keep, tags, negative, took, etag } = stored;
         let mut says = Says {
             ttl: Some(fresh.unwrap_or(Duration::MAX)),
@@ -565,7 +568,7 @@ where
     fn stale_of_remote(&self, second: &Second<K, V>, key: &K) -> Option<(Held<V>, Kept)> {
         let stored = second.remote.look(key, None).ok()??.stored;
         let fresh = Some(stored.keep.unwrap_or(Duration::MAX));
-        match self.from_remote(second, key, Stored { fresh, ..stored }) {
+        match self.take_over(second, key, Stored { fresh, ..stored }) {
             (_, Keep::Entry(held, kept)) => Some((held, Kept { generation: self.table.world.generation(), ..kept })),
             (_, Keep::Nothing(_)) => None,
         }
@@ -586,7 +589,7 @@ where
             return None;
         };
         let value = stored.value.clone();
-        let (entry, keep) = self.from_remote(second, key, stored);
+        let (entry, keep) = self.take_over(second, key, stored);
         claim.land(&entry, keep);
         Some(value)
     }

@@ -63,8 +63,11 @@
 //! Build it after `fork`.
 //!
 //! # Features
+//! - `redis`: a second tier that processes share ([`CacheBuilder::redis`], module [`redis`]): leases in the key's own slot, so that one of
+//!   them loads and any of them can revoke that; what is removed anywhere is removed everywhere. `redis-tls`: over TLS. `zstd`: large
+//!   values are compressed.
 //! - `serde`: [`Config`] from files.
-//! - `tracing`: an event when a load or a value's destructor panics.
+//! - `tracing`: an event when a load or a value's destructor panics, when a change does not reach Redis, when its breaker opens.
 #![forbid(unsafe_code)]
 // The plain map of the models needs less.
 #![cfg_attr(fullbore_loom, allow(dead_code))]
@@ -107,6 +110,9 @@ pub use crate::{
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/src/crates/cache-loading.md")]
 struct BookLoading;
+#[cfg(all(doctest, feature = "redis"))]
+#[doc = include_str!("../../../docs/src/crates/cache-redis.md")]
+struct BookRedis;
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/src/crates/cache-from-moka.md")]
 struct BookFromMoka;

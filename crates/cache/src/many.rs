@@ -21,6 +21,11 @@ use crate::store::Held;
 
 type LoadMany<'a, K, V> = dyn FnMut(&[K], &mut LoadCtx) -> Result<HashMap<K, V>, Failure> + 'a;
 
+/// A value that a load brought.
+type Found<V> = (V, Arc<Entry<V>>);
+/// The same, what it leaves in memory, and whether it was still valid.
+type Done<V> = (V, Arc<Entry<V>>, Keep<V>, bool);
+
 /// A key that this call is to load: its place in the result, and what it is to replace.
 pub(crate) struct Missing<'a, K: Hash + Eq + Clone + Send + Sync + 'static, V: Clone + Send + Sync + 'static> {
     pub(crate) at: usize,
@@ -307,10 +312,10 @@ where
     fn keep_many(
         &self,
         missing: &mut [Missing<'_, K, V>],
-        found: Vec<Option<(V, Arc<Entry<V>>)>>,
+        found: Vec<Option<Found<V>>>,
         says: &Says,
         took: Duration,
-    ) -> Vec<Option<(V, Arc<Entry<V>>, Keep<V>, bool)>> {
+    ) -> Vec<Option<Done<V>>> {
         #[cfg(feature = "redis")]
         if let Some(second) = &self.second {
             let there = missing.iter_mut().zip(&found).filter_map(|(missing, found)| {
@@ -328,7 +333,7 @@ where
                 })
                 .collect();
         }
-        let keep = |(missing, found): (&mut Missing<'_, K, V>, Option<(V, Arc<Entry<V>>)>)| {
+        let keep = |(missing, found): (&mut Missing<'_, K, V>, Option<Found<V>>)| {
             let (value, entry) = found?;
             let keep = self.keep(missing.claim.key(), &entry, says.clone(), took);
             Some((value, entry, keep, true))

@@ -371,8 +371,8 @@ fn histories_of_removals_and_reads() {
             }
         }
     });
-    for k in 0..KEYS {
-        let last = source[k].load(Ordering::SeqCst);
+    for (k, source) in source.iter().enumerate() {
+        let last = source.load(Ordering::SeqCst);
         for node in &nodes {
             eventually("the last version", || read(node, k) == last);
         }

@@ -50,7 +50,7 @@
 //! # Features
 //! One for each primitive (`batch`, `cache`, `fanout`, `limit`, `metrics`, `pool`, `queue`), all on by default: no C
 //! compiler, no async runtime and no Tokio is needed for them. Further: `postgres` and `sqlite` (managers for the pool,
-//! batches into a table), `redis` and `r2d2` (managers for the pool), `deadpool` (threads at a deadpool pool), `prometheus`,
+//! batches into a table), `redis` (a manager for the pool, the cache's second tier), `r2d2` (a manager for the pool), `deadpool` (threads at a deadpool pool), `prometheus`,
 //! `http` and `metrics-facade` (what stations show, for other systems), `serde` (configuration from files), `signals`
 //! (`Shutdown::on_signals`), `tracing` (rare events).
 #![forbid(unsafe_code)]
