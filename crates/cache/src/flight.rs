@@ -1,6 +1,5 @@
 //! Flights: who loads a key, who waits for it, and what may reach the store. The protocol is in the crate's README.
 
-use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
@@ -8,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use fullbore_core::{Clock, Locked, Monitor, Serve, Waiters, earlier};
 use fullbore_metrics::Counter;
+use hashbrown::HashMap;
 
 use crate::claim::{Claim, Landing};
 use crate::entry::{Entry, Kept};

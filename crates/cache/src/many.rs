@@ -1,6 +1,5 @@
 //! Many keys in one call: what is there is returned, and what is missing is loaded together.
 
-use std::collections::HashMap;
 use std::error::Error;
 use std::hash::Hash;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -9,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use fullbore_core::{Event, Failure, earlier};
 use fullbore_metrics::Outcome;
+use hashbrown::HashMap;
 
 use crate::cache::Cache;
 use crate::claim::{Claim, Keep};
