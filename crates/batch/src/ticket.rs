@@ -8,7 +8,7 @@ use fullbore_core::{Clock, Failure, Monitor, WaitFor, Waiters, contain};
 use fullbore_metrics::StationId;
 
 use crate::error::OwnThread;
-use crate::{inside, looks};
+use crate::inside;
 
 /// The claim to one item's result. It may be dropped: the item is processed all the same.
 ///

@@ -56,8 +56,9 @@
 //! # Features
 //! - `serde`: [`Config`] and [`SubscriptionConfig`] from files.
 //! - `tracing`: events for dropped, dead and abandoned messages and for panics; closures run in the publisher's span.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+mod broadcast;
 mod buffer;
 mod config;
 mod dead;
@@ -74,6 +75,10 @@ mod subscription;
 
 #[doc(inline)]
 pub use crate::{
+    broadcast::{
+        Broadcast, BroadcastBuilder, BroadcastConfig, LagPolicy, Messages, Publisher, ReceiveError, SubscribeError, Subscriber,
+        SubscriberBuilder, SubscriberConfig, Unread,
+    },
     buffer::Handled,
     config::{Config, RouterBuilder, SubscriptionConfig},
     dead::DeadReason,

@@ -1,0 +1,199 @@
+//! What a subscriber and the publishers say to each other without a lock, and the subscription's counts.
+
+use std::sync::Arc;
+
+use super::ring::{Apart, Published};
+use super::sync::{AtomicU64, Ordering};
+
+/// Nothing of the kind.
+pub(crate) const NONE: u64 = u64::MAX;
+
+/// One for each subscription.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    own: Apart<Own>,
+    told: Apart<Told>,
+    /// The first number that it was offered.
+    start: u64,
+    published: Arc<Published>,
+}
+
+/// Written by the subscriber.
+#[derive(Debug)]
+struct Own {
+    /// The next number that it reads, or reads at this moment.
+    cursor: AtomicU64,
+    begun: AtomicU64,
+    served: AtomicU64,
+    /// The thread whose callback has a message, if one has.
+    busy: AtomicU64,
+}
+
+/// Written under the hub's lock.
+#[derive(Debug)]
+struct Told {
+    /// Somebody waits for the cursor to come so far.
+    wanted: AtomicU64,
+    /// The first number that it must not read without asking: a gap begins there, or it is evicted.
+    bound: AtomicU64,
+    /// Accepted are numbers from here on: the first one offered, and one more for each missed.
+    offset: AtomicU64,
+    /// While nothing more is accepted: how many were.
+    shut: AtomicU64,
+    /// While nothing more is offered: the first number that was not.
+    left: AtomicU64,
+}
+
+impl Desk {
+    pub(crate) fn new(start: u64, published: &Arc<Published>) -> Self {
+        let at = |n| AtomicU64::new(n);
+        Self {
+            own: Apart(Own { cursor: at(start), begun: at(0), served: at(0), busy: at(0) }),
+            told: Apart(Told { wanted: at(NONE), bound: at(NONE), offset: at(start), shut: at(NONE), left: at(NONE) }),
+            start,
+            published: Arc::clone(published),
+        }
+    }
+
+    // The subscriber's.
+
+    /// The cursor goes on.
+    #[inline]
+    pub(crate) fn set_cursor(&self, next: u64) {
+        // ORDERING: Release pairs with the Acquire in `cursor`: for a close that waits for what was done with a message.
+        self.own.0.cursor.store(next, Ordering::Release);
+    }
+
+    /// Whether somebody waits for the cursor to come here. After a light barrier behind `set_cursor`.
+    #[inline]
+    pub(crate) fn is_wanted_at(&self, next: u64) -> bool {
+        // ORDERING: Relaxed: the barriers order it behind the store of the cursor (H2).
+        self.told.0.wanted.load(Ordering::Relaxed) <= next
+    }
+
+    /// The first number that must not be read without asking.
+    #[inline]
+    pub(crate) fn bound(&self) -> u64 {
+        // ORDERING: Relaxed: for the end of what is accepted, `tail` was loaded with Acquire before, which was published after it
+        // was set (H3); for an eviction, later is early enough.
+        self.told.0.bound.load(Ordering::Relaxed)
+    }
+
+    /// A message's service begins, and this is the how-manyth; in a callback on this thread, if it is not 0.
+    #[inline]
+    pub(crate) fn begin(&self, begun: u64, thread: u64) {
+        // ORDERING: Relaxed: looked at by this thread, or as a hint.
+        self.own.0.busy.store(thread, Ordering::Relaxed);
+        // ORDERING: Release pairs with the Acquire in `counts`.
+        self.own.0.begun.store(begun, Ordering::Release);
+    }
+
+    /// So many are served.
+    #[inline]
+    pub(crate) fn served(&self, served: u64) {
+        // ORDERING: Release pairs with the Acquire in `counts`: whoever sees it sees `begun`.
+        self.own.0.served.store(served, Ordering::Release);
+    }
+
+    /// No callback has a message.
+    #[inline]
+    pub(crate) fn end(&self) {
+        // ORDERING: Relaxed, as in `begin`.
+        self.own.0.busy.store(0, Ordering::Relaxed);
+    }
+
+    // Under the hub's lock.
+
+    pub(crate) fn cursor(&self) -> u64 {
+        // ORDERING: Acquire pairs with the Release in `set_cursor`.
+        self.own.0.cursor.load(Ordering::Acquire)
+    }
+
+    /// Whether this thread is in its callback.
+    pub(crate) fn is_busy_on(&self, thread: u64) -> bool {
+        // ORDERING: Relaxed: if it is, it has stored this itself.
+        thread != 0 && self.own.0.busy.load(Ordering::Relaxed) == thread
+    }
+
+    /// Whether it is in a callback.
+    pub(crate) fn is_busy(&self) -> bool {
+        // ORDERING: Relaxed: a hint.
+        self.own.0.busy.load(Ordering::Relaxed) != 0
+    }
+
+    /// Wants to be told when the cursor is there. A heavy barrier comes next, then another look at the cursor (H2).
+    pub(crate) fn want(&self, at: u64) {
+        // ORDERING: Relaxed, for the barriers.
+        let before = self.told.0.wanted.load(Ordering::Relaxed);
+        self.told.0.wanted.store(at.min(before), Ordering::Relaxed);
+    }
+
+    pub(crate) fn want_nothing(&self) {
+        // ORDERING: Relaxed: under the lock.
+        self.told.0.wanted.store(NONE, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_bound(&self, bound: u64) {
+        // ORDERING: Relaxed: before `tail` is published beyond it (H3).
+        self.told.0.bound.store(bound, Ordering::Relaxed);
+    }
+
+    /// Nothing from `tail` on is accepted.
+    pub(crate) fn shut(&self, tail: u64) {
+        // ORDERING: Relaxed: written under the lock only.
+        if self.told.0.shut.load(Ordering::Relaxed) == NONE {
+            let accepted = tail - self.told.0.offset.load(Ordering::Relaxed);
+            // ORDERING: Release pairs with the Acquire in `accepted`.
+            self.told.0.shut.store(accepted, Ordering::Release);
+        }
+    }
+
+    /// Everything from `tail` on is accepted again.
+    pub(crate) fn open(&self, tail: u64) {
+        // ORDERING: Relaxed: written under the lock only.
+        let accepted = self.told.0.shut.load(Ordering::Relaxed);
+        // ORDERING: Release pairs with the Acquire in `accepted`, both: who sees it open sees the new offset.
+        self.told.0.offset.store(tail - accepted, Ordering::Release);
+        self.told.0.shut.store(NONE, Ordering::Release);
+    }
+
+    /// Nothing from `tail` on is offered.
+    pub(crate) fn leave(&self, tail: u64) {
+        self.shut(tail);
+        // ORDERING: Release pairs with the Acquire in `counts`.
+        self.told.0.left.store(tail, Ordering::Release);
+    }
+
+    // Anybody's.
+
+    /// How many messages were accepted, and how many were missed because it had too many. Neither ever falls.
+    pub(crate) fn accounts(&self) -> (u64, u64) {
+        loop {
+            // ORDERING: Acquire pairs with the Releases in `shut` and `open`.
+            let shut = self.told.0.shut.load(Ordering::Acquire);
+            if shut != NONE {
+                // ORDERING: Acquire pairs with the Release in `leave`.
+                let end = self.told.0.left.load(Ordering::Acquire).min(self.published.tail());
+                if self.told.0.shut.load(Ordering::Acquire) == shut {
+                    return (shut, (end - self.start).saturating_sub(shut));
+                }
+                continue;
+            }
+            let offset = self.told.0.offset.load(Ordering::Acquire);
+            let tail = self.published.tail();
+            // Else the offset may be an old one, or the tail too new. After `tail`, whose load is an Acquire.
+            if self.told.0.shut.load(Ordering::Acquire) == NONE && self.told.0.offset.load(Ordering::Acquire) == offset {
+                return (tail.saturating_sub(offset), offset - self.start);
+            }
+        }
+    }
+
+    /// Served, begun, accepted and missed so far: none exceeds its cause.
+    pub(crate) fn counts(&self) -> [u64; 4] {
+        // ORDERING: Acquire pairs with the Releases in `served` and `begin`.
+        let served = self.own.0.served.load(Ordering::Acquire);
+        let begun = self.own.0.begun.load(Ordering::Acquire);
+        let (accepted, missed) = self.accounts();
+        [served, begun, accepted, missed]
+    }
+}

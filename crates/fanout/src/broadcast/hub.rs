@@ -1,0 +1,472 @@
+//! Who may publish how far, who waits for whom, and who is told. `README.md` of the crate has the protocol.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fullbore_core::barrier::Barrier;
+use fullbore_core::looks::{Looks, Round, pause};
+use fullbore_core::{Clock, Locked, Monitor, Patience, Refusal, WaitFor, Waiters, earlier};
+
+use super::desk::Desk;
+use super::entry::{Entry, LagPolicy};
+use super::ring::{Apart, Moving, Pin, Published, Ring, Vacant, Writer};
+use super::sync::{AtomicU64, Ordering};
+
+/// Slots of a block: one lock for so many messages, of each subscriber.
+const MOST_SLOTS: u64 = 128;
+const LEAST_SLOTS: u64 = if cfg!(fullbore_loom) { 2 } else { 16 };
+
+/// So many others are woken by each one that has been woken itself.
+const PASSED_ON: usize = 2;
+
+pub(crate) struct Hub<T> {
+    ring: Arc<Ring<T>>,
+    monitor: Apart<Monitor<State<T>>>,
+    /// 1 once nothing more is accepted.
+    closed: AtomicU64,
+    barrier: Barrier,
+    capacity: u64,
+    max_wait: Duration,
+    /// Subscribers that look before they sleep.
+    looking: Apart<AtomicU64>,
+    most_looking: u64,
+}
+
+struct State<T> {
+    writer: Writer<T>,
+    /// The first number for which there is more to do than to write it: 0, or not beyond the block, nor what a subscription may have.
+    limit: u64,
+    closed: bool,
+    entries: Vec<Entry<T>>,
+    spare: Option<Vacant<T>>,
+    /// One of the subscribers that sleep has been woken, and will wake others.
+    rousing: bool,
+    sleepers: Waiters,
+    room: Waiters,
+    /// Closes that wait for subscribers.
+    drained: Waiters,
+    publisher_looks: Looks,
+}
+
+/// What stands in a subscriber's way.
+pub(crate) enum Crossing {
+    /// Nothing any more.
+    Nothing,
+    /// So many were missed; it goes on at this number.
+    Missed(u64, u64),
+    /// It is no subscriber any more.
+    Evicted,
+}
+
+impl<T: Send + Sync> Hub<T> {
+    pub(crate) fn new(capacity: usize, max_wait: Duration, clock: Clock) -> Self {
+        let capacity = capacity as u64;
+        let slots = (capacity / 8).clamp(LEAST_SLOTS, MOST_SLOTS).next_power_of_two();
+        let (ring, writer) = Ring::new(capacity, slots, clock.clone());
+        let state = State {
+            writer,
+            limit: 0,
+            closed: false,
+            entries: Vec::new(),
+            spare: None,
+            rousing: false,
+            sleepers: Waiters::of(WaitFor::Work),
+            room: Waiters::of(WaitFor::Place),
+            drained: Waiters::new(),
+            publisher_looks: Looks::new(),
+        };
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+        Self {
+            ring,
+            monitor: Apart(Monitor::new(state, clock)),
+            closed: AtomicU64::new(0),
+            barrier: Barrier::of_this_process(),
+            capacity,
+            max_wait,
+            looking: Apart(AtomicU64::new(0)),
+            most_looking: (cores - 1).max(1),
+        }
+    }
+}
+
+impl<T> State<T> {
+    /// How far publishers may go now: up to the end of the block, or to what the first subscription may have. Sees to those that have
+    /// as much as they may have; `false` if one of them has to be waited for.
+    fn may_go_on(&mut self) -> bool {
+        let tail = self.writer.tail();
+        let mut limit = self.writer.end().max(tail);
+        let mut full = false;
+        let mut evicted = false;
+        for entry in &mut self.entries {
+            if entry.policy == LagPolicy::DropOldest || entry.is_shut() {
+                continue;
+            }
+            let unread = entry.unread(tail);
+            if unread < entry.lag {
+                limit = limit.min(tail + (entry.lag - unread));
+                continue;
+            }
+            match entry.policy {
+                LagPolicy::Reject => entry.shut(tail),
+                LagPolicy::Evict => {
+                    entry.desk.leave(tail);
+                    entry.desk.set_bound(0);
+                    evicted = true;
+                }
+                _ => full = true,
+            }
+        }
+        if evicted {
+            self.entries.retain(|entry| entry.desk.bound() != 0);
+        }
+        self.limit = if full { 0 } else { limit };
+        !full
+    }
+
+    /// Wants to be told when one that is full has read something.
+    fn want_room(&self) {
+        let tail = self.writer.tail();
+        for entry in &self.entries {
+            if entry.policy == LagPolicy::Block && entry.unread(tail) >= entry.lag {
+                entry.desk.want(entry.position(tail, entry.lag - 1));
+            }
+        }
+    }
+
+    fn is_full_on(&self, thread: u64) -> bool {
+        let tail = self.writer.tail();
+        let mut blocking = self.entries.iter().filter(|entry| entry.policy == LagPolicy::Block);
+        blocking.any(|entry| entry.desk.is_busy_on(thread) && entry.unread(tail) >= entry.lag)
+    }
+
+    fn find(&mut self, desk: &Arc<Desk>) -> Option<usize> {
+        self.entries.iter().position(|entry| Arc::ptr_eq(&entry.desk, desk))
+    }
+}
+
+impl<T> Hub<T> {
+    pub(crate) fn clock(&self) -> &Clock {
+        self.monitor.0.clock()
+    }
+
+    pub(crate) fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    pub(crate) fn barrier(&self) -> Barrier {
+        self.barrier
+    }
+
+    pub(crate) fn ring(&self) -> &Arc<Ring<T>> {
+        &self.ring
+    }
+
+    pub(crate) fn published(&self) -> &Arc<Published> {
+        self.ring.published()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        // ORDERING: Acquire pairs with the Release in `close`: who sees it sees everything that was published.
+        self.closed.load(Ordering::Acquire) != 0
+    }
+
+    // Publishers.
+
+    /// Publishes a message. `thread` is the caller's number. For how long it waited.
+    ///
+    /// # Errors
+    /// The message, with the reason.
+    #[inline]
+    pub(crate) fn publish(&self, message: T, patience: Patience, thread: u64) -> Result<Duration, (T, Refusal)> {
+        let mut state = self.monitor.0.lock();
+        let mut waited = Duration::ZERO;
+        if state.writer.tail() >= state.limit {
+            match self.admit(&mut state, patience, thread) {
+                Ok(wait) => waited = wait,
+                Err(reason) => return Err((message, reason)),
+            }
+        }
+        state.writer.put(message);
+        state.writer.publish();
+        Self::rouse(&mut state);
+        Ok(waited)
+    }
+
+    /// Publishes all of these, in order, as if one by one. For how long it waited in all.
+    ///
+    /// # Errors
+    /// The reason; what was not published is still there.
+    pub(crate) fn publish_all(
+        &self,
+        messages: &mut Moving<'_, T>,
+        patience: Patience,
+        thread: u64,
+    ) -> Result<Duration, Refusal> {
+        let mut waited = Duration::ZERO;
+        let mut state = self.monitor.0.lock();
+        while messages.left() > 0 {
+            if state.writer.tail() >= state.limit {
+                waited += self.admit(&mut state, patience, thread)?;
+            }
+            let n = (state.limit - state.writer.tail()).min(messages.left() as u64);
+            state.writer.put_from(messages, n as usize);
+            state.writer.publish();
+            Self::rouse(&mut state);
+        }
+        Ok(waited)
+    }
+
+    /// Makes it so that the next number is below the limit, if need be by waiting.
+    #[cold]
+    fn admit(&self, state: &mut Locked<'_, State<T>>, patience: Patience, thread: u64) -> Result<Duration, Refusal> {
+        let mut waiting: Option<(Instant, Option<Instant>, Round)> = None;
+        loop {
+            if state.closed {
+                return Err(Refusal::Closed);
+            }
+            if state.may_go_on() {
+                if state.writer.tail() < state.limit {
+                    let began = waiting.as_ref().map(|waiting| waiting.0);
+                    return Ok(began.map_or(Duration::ZERO, |began| state.now().saturating_duration_since(began)));
+                }
+                self.next_block(state);
+                continue;
+            }
+            // A subscription of which this thread has a message in its hands will not read the next before this returns.
+            let Patience::Policy(cap) = patience else { return Err(Refusal::Full) };
+            if state.is_full_on(thread) {
+                return Err(Refusal::Full);
+            }
+            let (began, deadline, looks) = waiting.get_or_insert_with(|| {
+                let now = state.now();
+                let looks = Round::new(state.publisher_looks.bound(), self.clock());
+                (now, earlier(now.checked_add(self.max_wait), cap), looks)
+            });
+            let now = state.now();
+            if deadline.is_some_and(|deadline| deadline <= now) {
+                return Err(Refusal::TimedOut);
+            }
+            if let Some(look) = looks.next() {
+                state.released(|| pause(look));
+                continue;
+            }
+            let (_, deadline) = (*began, *deadline);
+            let enough = |state: &mut State<T>| {
+                state.closed || state.may_go_on() || {
+                    state.want_room();
+                    self.barrier.heavy();
+                    state.may_go_on()
+                }
+            };
+            state.wait_until(|state| &mut state.room, deadline, enough);
+            let slept = state.now().saturating_duration_since(now);
+            state.publisher_looks.learn(slept);
+        }
+    }
+
+    /// At the end of a block: goes on in the next, or releases the lock to do what must not be done under it, and is called again.
+    fn next_block(&self, state: &mut Locked<'_, State<T>>) {
+        let inner = &mut **state;
+        if let Some(old) = inner.writer.take_old() {
+            let numbers = old.numbers();
+            for entry in &mut inner.entries {
+                if entry.needs(&numbers) {
+                    entry.keep(old.pin());
+                }
+            }
+            if !std::mem::needs_drop::<T>() {
+                inner.spare = old.empty().or(inner.spare.take());
+            } else {
+                // The messages' destructors are the user's.
+                let vacant = state.released(|| old.empty());
+                state.spare = vacant.or(state.spare.take());
+                return;
+            }
+        }
+        if inner.writer.tail() < inner.writer.end() {
+            return;
+        }
+        match inner.spare.take() {
+            Some(vacant) => inner.writer.enter(vacant),
+            None => {
+                let vacant = state.released(|| self.ring.fresh());
+                let old = state.spare.replace(vacant);
+                drop(old);
+            }
+        }
+    }
+
+    /// Something was published: if subscribers sleep, one of them is woken, who wakes the others.
+    #[inline]
+    fn rouse(state: &mut Locked<'_, State<T>>) {
+        if !state.sleepers.is_empty() && !state.rousing {
+            state.rousing = true;
+            state.notify_one(|state| &mut state.sleepers);
+        }
+    }
+
+    // Subscribers.
+
+    /// A new subscription, which begins with the last `retained` messages, as far as it may have them.
+    pub(crate) fn join(&self, lag: u64, policy: LagPolicy, retained: u64) -> Option<Arc<Desk>> {
+        let mut state = self.monitor.0.lock();
+        if state.closed {
+            return None;
+        }
+        let tail = state.writer.tail();
+        // The ring has no fewer than its capacity.
+        let start = tail - retained.min(lag).min(self.capacity).min(tail);
+        let desk = Arc::new(Desk::new(start, self.published()));
+        state.entries.push(Entry::new(Arc::clone(&desk), lag, policy));
+        // How far publishers may go depends on it.
+        state.limit = 0;
+        Some(desk)
+    }
+
+    /// Ends a subscription. To be dropped without a lock: what was kept for it.
+    pub(crate) fn leave(&self, desk: &Arc<Desk>) -> Option<impl Sized + use<T>> {
+        let mut state = self.monitor.0.lock();
+        let at = state.find(desk)?;
+        let entry = state.entries.swap_remove(at);
+        desk.leave(state.writer.tail());
+        Self::moved(&mut state);
+        Some(entry)
+    }
+
+    /// A cursor has moved, or has gone: those who wait for that look again.
+    fn moved(state: &mut Locked<'_, State<T>>) {
+        state.limit = 0;
+        state.notify_all(|state| &mut state.room);
+        state.notify_all(|state| &mut state.drained);
+    }
+
+    /// Somebody wanted this subscriber's cursor to come where it is.
+    #[cold]
+    pub(crate) fn arrived(&self, desk: &Arc<Desk>) {
+        let mut state = self.monitor.0.lock();
+        desk.want_nothing();
+        Self::reopen(&mut state, desk);
+        Self::moved(&mut state);
+    }
+
+    /// Accepts messages again for a subscription that has read half of what it had.
+    fn reopen(state: &mut Locked<'_, State<T>>, desk: &Arc<Desk>) {
+        let tail = state.writer.tail();
+        let Some(at) = state.find(desk) else { return };
+        let entry = &mut state.entries[at];
+        if !entry.is_shut() {
+            return;
+        }
+        if entry.unread(tail) <= entry.lag / 2 {
+            entry.open(tail);
+            state.limit = 0;
+        } else {
+            let half = entry.position(tail, entry.lag / 2);
+            entry.desk.want(half);
+        }
+    }
+
+    /// What stands in the way at the desk's bound, where its subscriber is.
+    #[cold]
+    pub(crate) fn cross(&self, desk: &Arc<Desk>, next: u64) -> Crossing {
+        let mut state = self.monitor.0.lock();
+        Self::reopen(&mut state, desk);
+        let Some(at) = state.find(desk) else { return Crossing::Evicted };
+        let crossed = state.entries[at].cross(next);
+        if let Some((_, to)) = crossed {
+            desk.set_cursor(to);
+        }
+        crossed.map_or(Crossing::Nothing, |(missed, to)| Crossing::Missed(missed, to))
+    }
+
+    /// A block that has gone from the ring and was kept for this subscription.
+    #[cold]
+    pub(crate) fn take_kept(&self, desk: &Arc<Desk>, next: u64) -> Option<Pin<T>> {
+        let mut state = self.monitor.0.lock();
+        let at = state.find(desk)?;
+        let first = self.ring.first_of(next);
+        state.entries[at].take_kept(first)
+    }
+
+    /// Waits until there is more than `next`, or there is something to be told. `false` at the deadline.
+    pub(crate) fn sleep(&self, desk: &Desk, next: u64, deadline: Option<Instant>) -> bool {
+        let mut state = self.monitor.0.lock();
+        let something = |state: &State<T>| state.closed || state.writer.tail() > next || desk.bound() == 0;
+        if something(&state) {
+            return true;
+        }
+        let found = state.wait_until(
+            |state| &mut state.sleepers,
+            deadline,
+            |state| {
+                let found = something(state);
+                // Whoever was woken for nothing wakes nobody (H4).
+                state.rousing &= found;
+                found
+            },
+        );
+        if found {
+            if state.sleepers.is_empty() {
+                state.rousing = false;
+            } else {
+                (0..PASSED_ON).for_each(|_| state.notify_one(|state| &mut state.sleepers));
+            }
+        }
+        found
+    }
+
+    /// Whether another subscriber may look before it sleeps; then it has to call `looked`.
+    pub(crate) fn may_look(&self) -> bool {
+        // ORDERING: Relaxed, here and below: it limits a number, and publishes nothing.
+        let before = self.looking.0.fetch_add(1, Ordering::Relaxed);
+        if before >= self.most_looking {
+            self.looked();
+        }
+        before < self.most_looking
+    }
+
+    pub(crate) fn looked(&self) {
+        self.looking.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    // Everybody.
+
+    /// Accepts nothing from now on, and lets everybody know. Idempotent.
+    pub(crate) fn close(&self) {
+        let mut state = self.monitor.0.lock();
+        state.closed = true;
+        state.limit = 0;
+        // ORDERING: Release pairs with the Acquire in `is_closed`.
+        self.closed.store(1, Ordering::Release);
+        state.notify_all(|state| &mut state.sleepers);
+        state.notify_all(|state| &mut state.room);
+        state.notify_all(|state| &mut state.drained);
+    }
+
+    /// Waits until all subscribers have read everything, or have gone. Those that have not at the deadline, and how much is left to them.
+    pub(crate) fn wait_until_drained(&self, deadline: Option<Instant>) -> Vec<(Arc<Desk>, u64)> {
+        let left = |state: &State<T>| -> Vec<(Arc<Desk>, u64)> {
+            let tail = state.writer.tail();
+            let unread = state.entries.iter().map(|entry| (Arc::clone(&entry.desk), entry.unread(tail)));
+            unread.filter(|(_, unread)| *unread > 0).collect()
+        };
+        let mut state = self.monitor.0.lock();
+        let all = |state: &mut State<T>| {
+            left(state).is_empty() || {
+                let tail = state.writer.tail();
+                for entry in state.entries.iter().filter(|entry| entry.unread(tail) > 0) {
+                    entry.desk.want(entry.position(tail, 0));
+                }
+                self.barrier.heavy();
+                left(state).is_empty()
+            }
+        };
+        state.wait_until(|state| &mut state.drained, deadline, all);
+        left(&state)
+    }
+
+    /// How many subscriptions there are.
+    pub(crate) fn subscriptions(&self) -> usize {
+        self.monitor.0.lock().entries.len()
+    }
+}

@@ -1,0 +1,143 @@
+//! The sending side.
+
+use std::cell::Cell;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fullbore_core::{Patience, Refusal, SendError, Sink};
+
+use super::Shared;
+use super::ring::Moving;
+use crate::here::fresh_id;
+
+/// The running thread's number; never 0, and never another thread's.
+#[inline]
+pub(crate) fn this_thread() -> u64 {
+    // Without a destructor, so that it is there until the very end of a thread.
+    thread_local!(static NUMBER: Cell<u64> = const { Cell::new(0) });
+    NUMBER.with(|number| {
+        if number.get() == 0 {
+            number.set(fresh_id() + 1);
+        }
+        number.get()
+    })
+}
+
+/// A handle to publish with. Cheap to clone; it does not keep the broadcast open.
+///
+/// A message that is published is in the ring, once, for all who subscribe. Publishers see one order: each subscriber gets the messages
+/// in it, so those of one publisher in the order of its calls.
+///
+/// As a [`Sink`], `send` is [`publish`](Self::publish).
+pub struct Publisher<T> {
+    shared: Arc<Shared<T>>,
+}
+
+impl<T> Publisher<T> {
+    pub(super) fn new(shared: Arc<Shared<T>>) -> Self {
+        Self { shared }
+    }
+
+    /// Publishes a message, waiting for subscriptions with [`LagPolicy::Block`](crate::LagPolicy::Block) that have as much as they may
+    /// have, for at most [`max_wait`](crate::BroadcastBuilder::max_wait). It is published also if there is no subscription at all.
+    ///
+    /// # Errors
+    /// The message, with the reason: [`Closed`](Refusal::Closed); [`TimedOut`](Refusal::TimedOut);
+    /// [`Full`](Refusal::Full) where it would wait for a subscriber whose callback runs on this thread, and so for itself.
+    ///
+    /// # Deadlock
+    /// Waits in vain, up to `max_wait`, for a subscriber that the calling thread itself would have to read from.
+    #[inline]
+    pub fn publish(&self, message: T) -> Result<(), SendError<T>> {
+        self.publish_with(message, Patience::Policy(None))
+    }
+
+    /// Publishes a message if nobody has to be waited for.
+    ///
+    /// # Errors
+    /// The message: [`Full`](Refusal::Full) or [`Closed`](Refusal::Closed).
+    #[inline]
+    pub fn try_publish(&self, message: T) -> Result<(), SendError<T>> {
+        self.publish_with(message, Patience::Try)
+    }
+
+    /// As [`publish`](Self::publish), but waits no longer than until `deadline`.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub fn publish_deadline(&self, message: T, deadline: Instant) -> Result<(), SendError<T>> {
+        self.publish_with(message, Patience::Policy(Some(deadline)))
+    }
+
+    /// Publishes all of these in order, emptying the vector: at a lower price for each than one by one, with nobody's in between unless
+    /// it has to wait. Each wait for room is as long as in [`publish`](Self::publish).
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish); what was not published stays in the vector, in order.
+    pub fn publish_all(&self, messages: &mut Vec<T>) -> Result<(), Refusal> {
+        let mut moving = Moving::new(messages);
+        let result = self.shared.hub.publish_all(&mut moving, Patience::Policy(None), this_thread());
+        let left = moving.left();
+        drop(moving);
+        match result {
+            Ok(waited) => {
+                self.note_wait(waited);
+                Ok(())
+            }
+            Err(reason) => {
+                self.shared.station.refused(left);
+                Err(reason)
+            }
+        }
+    }
+
+    #[inline]
+    fn publish_with(&self, message: T, patience: Patience) -> Result<(), SendError<T>> {
+        match self.shared.hub.publish(message, patience, this_thread()) {
+            Ok(waited) => {
+                self.note_wait(waited);
+                Ok(())
+            }
+            Err((message, reason)) => {
+                self.shared.station.refused(1);
+                Err(SendError::new(message, reason))
+            }
+        }
+    }
+
+    #[inline]
+    fn note_wait(&self, waited: Duration) {
+        if !waited.is_zero() {
+            self.shared.station.waited(waited);
+        }
+    }
+
+    /// Whether nothing can be published any more.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.shared.hub.is_closed()
+    }
+}
+
+impl<T: Send + Sync> Sink<T> for Publisher<T> {
+    fn try_send(&self, item: T) -> Result<(), SendError<T>> {
+        self.try_publish(item)
+    }
+
+    fn send_deadline(&self, item: T, deadline: Option<Instant>) -> Result<(), SendError<T>> {
+        self.publish_with(item, Patience::Policy(deadline))
+    }
+}
+
+impl<T> Clone for Publisher<T> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<T> fmt::Debug for Publisher<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publisher").field("broadcast", &self.shared.name).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,314 @@
+//! The receiving side.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use fullbore_core::{BuildError, Event};
+use fullbore_metrics::{Departure, Elsewhere, Outcome, Station, StationKind};
+
+use super::Shared;
+use super::config::SubscriberConfig;
+use super::error::{ReceiveError, SubscribeError};
+use super::feed::{Feed, Wait};
+use super::publisher::this_thread;
+use crate::config::check_name;
+
+/// One service in so many is timed.
+const TIMED: u64 = 64;
+
+/// The receiving end of a subscription: a place in the broadcast's ring, which goes on with each message. Dropping it leaves.
+///
+/// Messages are shown where they are ([`recv_with`](Self::recv_with), [`recv_each`](Self::recv_each),
+/// [`for_each_available`](Self::for_each_available)) or cloned out ([`recv`](Self::recv), [`recv_many`](Self::recv_many),
+/// [`iter`](Self::iter)). A message counts toward the lag until its callback has returned. A callback that panics costs its message,
+/// which counts as failed: the panic goes on to the caller, and the subscriber to the next message.
+///
+/// What was lost is said in its place, as an `Err` of the next call: [`Missed`](ReceiveError::Missed) or
+/// [`Skipped`](ReceiveError::Skipped). Calls after it go on.
+pub struct Subscriber<T> {
+    shared: Arc<Shared<T>>,
+    feed: Feed<T>,
+    name: Arc<str>,
+    station: Station,
+    /// What was lost behind messages of the same call, and counted: for the next call to say.
+    unsaid: Option<ReceiveError>,
+}
+
+impl<T: Send + Sync> Subscriber<T> {
+    pub(super) fn join(shared: Arc<Shared<T>>, config: SubscriberConfig) -> Result<Self, SubscribeError> {
+        check_name(&config.name)?;
+        let capacity = shared.hub.capacity();
+        let lag = config.lag.map_or(capacity, |lag| lag as u64);
+        if lag == 0 || lag > capacity {
+            let expected = format!("1 to {capacity}, the broadcast's capacity");
+            return Err(BuildError::config("lag", lag, expected).into());
+        }
+        let feed = Feed::new(&shared.hub, lag, config.policy, shared.retain).ok_or(SubscribeError::Closed)?;
+        let station = Station::builder(config.name.clone()).kind(StationKind::Fanout).capacity(lag as usize).build();
+        let desk = Arc::clone(feed.desk());
+        station.counts_from(move || {
+            let [served, begun, arrivals, refused] = desk.counts();
+            Elsewhere { served, begun, arrivals, refused }
+        });
+        shared.station.feeds(&station);
+        Ok(Self { shared, feed, name: config.name.into(), station, unsaid: None })
+    }
+}
+
+impl<T> Subscriber<T> {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its counts. An arrival is a message that it was given room for, and it is served when it was taken or its callback has
+    /// returned; refused are those that it missed, dropped those that it skipped, had when it was evicted, or left unread.
+    #[must_use]
+    pub fn station(&self) -> &Station {
+        &self.station
+    }
+
+    /// How many messages wait for it. Those that it will skip are among them.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.station.counts().waiting() as usize
+    }
+
+    /// Shows the next message to `f`, waiting for it **as long as the broadcast is open**.
+    ///
+    /// The message stays in the ring. Nobody but publishers who wait for this subscription is held up, however long `f` takes.
+    ///
+    /// # Errors
+    /// [`ReceiveError::Closed`] when none is left and none will come; what was lost.
+    ///
+    /// # Panics
+    /// If `f` does.
+    #[inline]
+    pub fn recv_with<R>(&mut self, f: impl FnOnce(&T) -> R) -> Result<R, ReceiveError> {
+        self.take(Wait::Until(None), f)
+    }
+
+    /// Shows the next message to `f` if there is one.
+    ///
+    /// # Errors
+    /// [`ReceiveError::Empty`], or as [`recv_with`](Self::recv_with).
+    ///
+    /// # Panics
+    /// If `f` does.
+    #[inline]
+    pub fn try_recv_with<R>(&mut self, f: impl FnOnce(&T) -> R) -> Result<R, ReceiveError> {
+        self.take(Wait::No, f)
+    }
+
+    /// Shows the next message to `f`, waiting for it until `deadline`.
+    ///
+    /// # Errors
+    /// [`ReceiveError::TimedOut`], or as [`recv_with`](Self::recv_with).
+    ///
+    /// # Panics
+    /// If `f` does.
+    pub fn recv_with_deadline<R>(&mut self, deadline: Instant, f: impl FnOnce(&T) -> R) -> Result<R, ReceiveError> {
+        self.take(Wait::Until(Some(deadline)), f)
+    }
+
+    /// Shows every message that is there at the time of the call, and says how many. Those that come meanwhile are for the next call;
+    /// so it ends. It stops where messages were lost, which the next call says.
+    ///
+    /// # Errors
+    /// [`ReceiveError::Empty`] if none is there, or as [`recv_with`](Self::recv_with).
+    ///
+    /// # Panics
+    /// If `f` does; the next call goes on behind that message.
+    #[inline]
+    pub fn for_each_available(&mut self, f: impl FnMut(&T)) -> Result<usize, ReceiveError> {
+        self.take_each(Wait::No, usize::MAX, f)
+    }
+
+    /// As [`for_each_available`](Self::for_each_available), but waits for a first message **as long as the broadcast is open**.
+    ///
+    /// # Errors
+    /// As [`recv_with`](Self::recv_with).
+    ///
+    /// # Panics
+    /// If `f` does; the next call goes on behind that message.
+    #[inline]
+    pub fn recv_each(&mut self, f: impl FnMut(&T)) -> Result<usize, ReceiveError> {
+        self.take_each(Wait::Until(None), usize::MAX, f)
+    }
+
+    fn take<R>(&mut self, wait: Wait, f: impl FnOnce(&T) -> R) -> Result<R, ReceiveError> {
+        if let Some(error) = self.unsaid.take() {
+            return Err(error);
+        }
+        if let Err(error) = self.feed.prepare(wait) {
+            return Err(self.told(error));
+        }
+        Ok(self.serve(this_thread(), f))
+    }
+
+    fn take_each(&mut self, wait: Wait, most: usize, mut f: impl FnMut(&T)) -> Result<usize, ReceiveError> {
+        if let Some(error) = self.unsaid.take() {
+            return Err(error);
+        }
+        let thread = this_thread();
+        let mut end = None;
+        let mut taken = 0;
+        while taken < most && end.is_none_or(|end| self.feed.next() < end) {
+            match self.feed.prepare(if taken == 0 { wait } else { Wait::No }) {
+                Ok(()) => {}
+                Err(error) => {
+                    let error = self.told(error);
+                    if taken == 0 {
+                        return Err(error);
+                    }
+                    self.unsaid = error.lost().map(|_| error);
+                    break;
+                }
+            }
+            let end = *end.get_or_insert_with(|| self.feed.end_of_present());
+            let run = self.feed.ready().min(end.saturating_sub(self.feed.next())).min((most - taken) as u64);
+            for _ in 0..run {
+                self.serve(thread, &mut f);
+                taken += 1;
+            }
+            if run == 0 {
+                break;
+            }
+        }
+        Ok(taken)
+    }
+
+    #[inline]
+    fn serve<R>(&mut self, thread: u64, f: impl FnOnce(&T) -> R) -> R {
+        struct Failed<'a>(Option<&'a Station>);
+        impl Drop for Failed<'_> {
+            fn drop(&mut self) {
+                if let Some(station) = self.0 {
+                    station.ended(Outcome::Failed, 1);
+                }
+            }
+        }
+        if let Some(wait) = self.feed.take_note() {
+            self.station.waited(wait);
+        }
+        let timed = self.feed.begun().is_multiple_of(TIMED).then(Instant::now);
+        let mut failed = Failed(Some(&self.station));
+        let result = self.feed.serve(thread, f);
+        failed.0 = None;
+        if let Some(began) = timed {
+            self.station.took(began.elapsed());
+        }
+        result
+    }
+
+    /// Counts and tells what was lost.
+    #[cold]
+    fn told(&self, error: ReceiveError) -> ReceiveError {
+        match error {
+            ReceiveError::Skipped(lost) | ReceiveError::Evicted(lost) => {
+                if lost > 0 {
+                    self.station.departed(Departure::Dropped, lost as usize);
+                    self.shared.events.emit(Event::Drop, || format!("{}: {error}", self.name));
+                }
+            }
+            ReceiveError::Missed(_) => self.shared.events.emit(Event::Drop, || format!("{}: {error}", self.name)),
+            _ => {}
+        }
+        error
+    }
+}
+
+impl<T: Clone> Subscriber<T> {
+    /// Takes a clone of the next message, waiting for it **as long as the broadcast is open**.
+    ///
+    /// # Errors
+    /// As [`recv_with`](Self::recv_with).
+    ///
+    /// # Panics
+    /// If `T::clone` does.
+    #[inline]
+    pub fn recv(&mut self) -> Result<T, ReceiveError> {
+        self.recv_with(T::clone)
+    }
+
+    /// Takes a clone of the next message if there is one.
+    ///
+    /// # Errors
+    /// As [`try_recv_with`](Self::try_recv_with).
+    ///
+    /// # Panics
+    /// If `T::clone` does.
+    #[inline]
+    pub fn try_recv(&mut self) -> Result<T, ReceiveError> {
+        self.try_recv_with(T::clone)
+    }
+
+    /// Takes a clone of the next message, waiting for it until `deadline`.
+    ///
+    /// # Errors
+    /// As [`recv_with_deadline`](Self::recv_with_deadline).
+    ///
+    /// # Panics
+    /// If `T::clone` does.
+    pub fn recv_deadline(&mut self, deadline: Instant) -> Result<T, ReceiveError> {
+        self.recv_with_deadline(deadline, T::clone)
+    }
+
+    /// Takes clones of what is there, `max` at most, to the end of `into`; waits for a first one **as long as the broadcast is
+    /// open**. How many. With a `max` of 0 it does nothing.
+    ///
+    /// # Errors
+    /// As [`recv_with`](Self::recv_with).
+    ///
+    /// # Panics
+    /// If `T::clone` does; those before it are in `into`.
+    pub fn recv_many(&mut self, max: usize, into: &mut Vec<T>) -> Result<usize, ReceiveError> {
+        self.take_each(Wait::Until(None), max, |message| into.push(message.clone()))
+    }
+
+    /// Clones of the messages as they come, and what was lost, in its place. Ends when the broadcast is closed and everything is read,
+    /// or behind an eviction. Each step waits as [`recv`](Self::recv) does.
+    pub fn iter(&mut self) -> Messages<'_, T> {
+        Messages { subscriber: self, over: false }
+    }
+}
+
+impl<T> Drop for Subscriber<T> {
+    fn drop(&mut self) {
+        let left = self.feed.leave();
+        if left > 0 {
+            self.station.departed(Departure::Dropped, left as usize);
+            self.shared.events.emit(Event::Drop, || format!("{}: left with {left} messages unread", self.name));
+        }
+        self.station.settle_arrivals();
+        self.shared.station.no_longer_feeds(&self.station);
+    }
+}
+
+impl<T> fmt::Debug for Subscriber<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscriber").field("name", &self.name).field("waiting", &self.waiting()).finish_non_exhaustive()
+    }
+}
+
+/// The messages of a [`Subscriber`] as they come. Made by [`Subscriber::iter`].
+#[derive(Debug)]
+pub struct Messages<'a, T> {
+    subscriber: &'a mut Subscriber<T>,
+    over: bool,
+}
+
+impl<T: Clone> Iterator for Messages<'_, T> {
+    type Item = Result<T, ReceiveError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.over {
+            return None;
+        }
+        let next = self.subscriber.recv();
+        self.over = matches!(&next, Err(error) if error.is_closed() || error.is_evicted());
+        if matches!(&next, Err(error) if error.is_closed()) { None } else { Some(next) }
+    }
+}
