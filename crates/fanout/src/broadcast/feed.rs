@@ -12,6 +12,9 @@ use super::error::ReceiveError;
 use super::hub::{Crossing, Hub};
 use super::ring::Reader;
 
+/// Fewer messages than this are few for a look.
+const FEW: u64 = 16;
+
 /// How long a call may wait.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Wait {
@@ -27,6 +30,8 @@ pub(crate) struct Feed<T> {
     lag: u64,
     policy: LagPolicy,
     looks: Looks,
+    /// The last look found few messages.
+    few: bool,
     begun: u64,
     served: u64,
     /// Skipped so far, or lost to an eviction.
@@ -48,6 +53,7 @@ impl<T: Send + Sync> Feed<T> {
             lag,
             policy,
             looks: Looks::new(),
+            few: false,
             begun: 0,
             served: 0,
             skipped: 0,
@@ -57,10 +63,6 @@ impl<T: Send + Sync> Feed<T> {
 }
 
 impl<T> Feed<T> {
-    pub(crate) fn hub(&self) -> &Arc<Hub<T>> {
-        &self.hub
-    }
-
     pub(crate) fn desk(&self) -> &Arc<Desk> {
         &self.desk
     }
@@ -94,19 +96,18 @@ impl<T> Feed<T> {
 
     #[cold]
     fn prepare_slowly(&mut self, wait: Wait) -> Result<(), ReceiveError> {
-        let mut looking = None;
-        let result = self.seek(wait, &mut looking);
-        if looking.is_some_and(|round| round.is_some()) {
-            self.hub.looked();
+        let mut looks: Option<Round> = None;
+        if self.few && matches!(wait, Wait::Until(_)) && !self.reader.has_seen_more() {
+            // A look takes the number of messages away from the publisher, who needs it for each: rather see more at once.
+            looks = Some(Round::new(self.looks.bound(), self.hub.clock()));
+            if let Some(look) = looks.as_mut().and_then(Round::next) {
+                pause(look);
+            }
         }
-        result
-    }
-
-    /// `looking` is set once it looks: with no round if too many others do.
-    fn seek(&mut self, wait: Wait, looking: &mut Option<Option<Round>>) -> Result<(), ReceiveError> {
         loop {
             self.go_on()?;
             if self.reader.is_ready() {
+                self.few = self.reader.ready() < FEW;
                 return Ok(());
             }
             // In this order: what was published before the close is seen behind it.
@@ -118,13 +119,10 @@ impl<T> Feed<T> {
                 return Err(ReceiveError::Closed);
             }
             let Wait::Until(deadline) = wait else { return Err(ReceiveError::Empty) };
-            let looks = || self.hub.may_look().then(|| Round::new(self.looks.bound(), self.hub.clock()));
-            if let Some(look) = looking.get_or_insert_with(looks).as_mut().and_then(Round::next) {
+            let looks = looks.get_or_insert_with(|| Round::new(self.looks.bound(), self.hub.clock()));
+            if let Some(look) = looks.next() {
                 pause(look);
                 continue;
-            }
-            if looking.replace(None).is_some_and(|round| round.is_some()) {
-                self.hub.looked();
             }
             let began = self.hub.clock().now();
             if deadline.is_some_and(|deadline| deadline <= began) {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use fullbore_core::barrier::Barrier;
 use fullbore_core::looks::{Looks, Round, pause};
-use fullbore_core::{Clock, Locked, Monitor, Patience, Refusal, WaitFor, Waiters, earlier};
+use fullbore_core::{Clock, FAIR_AFTER, Locked, Monitor, Patience, Refusal, WaitFor, Waiters, earlier};
 
 use super::desk::Desk;
 use super::entry::{Entry, LagPolicy};
@@ -15,6 +15,9 @@ use super::sync::{AtomicU64, Ordering};
 /// Slots of a block: one lock for so many messages, of each subscriber.
 const MOST_SLOTS: u64 = 128;
 const LEAST_SLOTS: u64 = if cfg!(fullbore_loom) { 2 } else { 16 };
+
+/// A publisher that has to wait does so, for a short time, until no more than this part of a lag is unread.
+const AMPLE: u64 = 4;
 
 /// So many others are woken by each one that has been woken itself.
 const PASSED_ON: usize = 2;
@@ -27,9 +30,6 @@ pub(crate) struct Hub<T> {
     barrier: Barrier,
     capacity: u64,
     max_wait: Duration,
-    /// Subscribers that look before they sleep.
-    looking: Apart<AtomicU64>,
-    most_looking: u64,
 }
 
 struct State<T> {
@@ -46,6 +46,21 @@ struct State<T> {
     /// Closes that wait for subscribers.
     drained: Waiters,
     publisher_looks: Looks,
+}
+
+/// A publisher that waits for subscribers.
+struct Waiting {
+    began: Instant,
+    deadline: Option<Instant>,
+    /// Until then it waits for more room than for one message: a switch of threads for each would cost more than the messages.
+    ample_until: Option<Instant>,
+    looks: Round,
+}
+
+impl Waiting {
+    fn wants_ample(&self, now: Instant) -> bool {
+        self.ample_until.is_some_and(|until| now < until)
+    }
 }
 
 /// What stands in a subscriber's way.
@@ -75,7 +90,6 @@ impl<T: Send + Sync> Hub<T> {
             drained: Waiters::new(),
             publisher_looks: Looks::new(),
         };
-        let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
         Self {
             ring,
             monitor: Apart(Monitor::new(state, clock)),
@@ -83,8 +97,6 @@ impl<T: Send + Sync> Hub<T> {
             barrier: Barrier::of_this_process(),
             capacity,
             max_wait,
-            looking: Apart(AtomicU64::new(0)),
-            most_looking: (cores - 1).max(1),
         }
     }
 }
@@ -123,20 +135,30 @@ impl<T> State<T> {
         !full
     }
 
-    /// Wants to be told when one that is full has read something.
-    fn want_room(&self) {
+    /// Wants to be told when those that have too much have read some of it.
+    fn want_room(&self, ample: bool) {
         let tail = self.writer.tail();
-        for entry in &self.entries {
-            if entry.policy == LagPolicy::Block && entry.unread(tail) >= entry.lag {
-                entry.desk.want(entry.position(tail, entry.lag - 1));
+        for entry in self.blocking() {
+            let most = if ample { entry.lag / AMPLE } else { entry.lag - 1 };
+            if entry.unread(tail) > most {
+                entry.desk.want(entry.position(tail, most));
             }
         }
     }
 
+    /// Whether nobody has to be waited for again soon.
+    fn has_ample_room(&self) -> bool {
+        let tail = self.writer.tail();
+        self.blocking().all(|entry| entry.unread(tail) <= entry.lag / AMPLE)
+    }
+
+    fn blocking(&self) -> impl Iterator<Item = &Entry<T>> {
+        self.entries.iter().filter(|entry| entry.policy == LagPolicy::Block)
+    }
+
     fn is_full_on(&self, thread: u64) -> bool {
         let tail = self.writer.tail();
-        let mut blocking = self.entries.iter().filter(|entry| entry.policy == LagPolicy::Block);
-        blocking.any(|entry| entry.desk.is_busy_on(thread) && entry.unread(tail) >= entry.lag)
+        self.blocking().any(|entry| entry.desk.is_busy_on(thread) && entry.unread(tail) >= entry.lag)
     }
 
     fn find(&mut self, desk: &Arc<Desk>) -> Option<usize> {
@@ -219,46 +241,51 @@ impl<T> Hub<T> {
     /// Makes it so that the next number is below the limit, if need be by waiting.
     #[cold]
     fn admit(&self, state: &mut Locked<'_, State<T>>, patience: Patience, thread: u64) -> Result<Duration, Refusal> {
-        let mut waiting: Option<(Instant, Option<Instant>, Round)> = None;
+        let mut waiting: Option<Waiting> = None;
         loop {
             if state.closed {
                 return Err(Refusal::Closed);
             }
-            if state.may_go_on() {
+            let ample = waiting.as_ref().is_some_and(|waiting| waiting.wants_ample(state.now()));
+            if state.may_go_on() && (!ample || state.has_ample_room()) {
                 if state.writer.tail() < state.limit {
-                    let began = waiting.as_ref().map(|waiting| waiting.0);
+                    let began = waiting.map(|waiting| waiting.began);
                     return Ok(began.map_or(Duration::ZERO, |began| state.now().saturating_duration_since(began)));
                 }
                 self.next_block(state);
                 continue;
             }
-            // A subscription of which this thread has a message in its hands will not read the next before this returns.
             let Patience::Policy(cap) = patience else { return Err(Refusal::Full) };
+            // A subscription of which this thread has a message in its hands will not read the next before this returns.
             if state.is_full_on(thread) {
                 return Err(Refusal::Full);
             }
-            let (began, deadline, looks) = waiting.get_or_insert_with(|| {
-                let now = state.now();
-                let looks = Round::new(state.publisher_looks.bound(), self.clock());
-                (now, earlier(now.checked_add(self.max_wait), cap), looks)
-            });
             let now = state.now();
-            if deadline.is_some_and(|deadline| deadline <= now) {
+            let waiting = waiting.get_or_insert_with(|| Waiting {
+                began: now,
+                deadline: earlier(now.checked_add(self.max_wait), cap),
+                // A clock that stands still would never let it end.
+                ample_until: matches!(self.clock(), Clock::Real).then(|| now + FAIR_AFTER),
+                looks: Round::new(state.publisher_looks.bound(), self.clock()),
+            });
+            if waiting.deadline.is_some_and(|deadline| deadline <= now) {
                 return Err(Refusal::TimedOut);
             }
-            if let Some(look) = looks.next() {
+            if let Some(look) = waiting.looks.next() {
                 state.released(|| pause(look));
                 continue;
             }
-            let (_, deadline) = (*began, *deadline);
+            let ample = waiting.wants_ample(now);
+            let until = if ample { earlier(waiting.deadline, waiting.ample_until) } else { waiting.deadline };
             let enough = |state: &mut State<T>| {
-                state.closed || state.may_go_on() || {
-                    state.want_room();
+                let enough = |state: &mut State<T>| state.may_go_on() && (!ample || state.has_ample_room());
+                state.closed || enough(state) || {
+                    state.want_room(ample);
                     self.barrier.heavy();
-                    state.may_go_on()
+                    enough(state)
                 }
             };
-            state.wait_until(|state| &mut state.room, deadline, enough);
+            state.wait_until(|state| &mut state.room, until, enough);
             let slept = state.now().saturating_duration_since(now);
             state.publisher_looks.learn(slept);
         }
@@ -413,20 +440,6 @@ impl<T> Hub<T> {
             }
         }
         found
-    }
-
-    /// Whether another subscriber may look before it sleeps; then it has to call `looked`.
-    pub(crate) fn may_look(&self) -> bool {
-        // ORDERING: Relaxed, here and below: it limits a number, and publishes nothing.
-        let before = self.looking.0.fetch_add(1, Ordering::Relaxed);
-        if before >= self.most_looking {
-            self.looked();
-        }
-        before < self.most_looking
-    }
-
-    pub(crate) fn looked(&self) {
-        self.looking.0.fetch_sub(1, Ordering::Relaxed);
     }
 
     // Everybody.
