@@ -45,15 +45,15 @@ impl<T> Entry<T> {
         tail.saturating_sub(cursor) - self.gaps.iter().map(missed).sum::<u64>()
     }
 
-    /// Where its cursor is when it has so many to read.
+    /// Where its cursor comes first to have no more than so many to read.
     pub(crate) fn position(&self, tail: u64, unread: u64) -> u64 {
         let (mut end, mut rest) = (tail, unread);
         for &(from, to) in self.gaps.iter().rev() {
             let there = end - to.min(end);
-            if rest <= there && there > 0 {
+            if rest < there {
                 break;
             }
-            rest -= there.min(rest);
+            rest -= there;
             end = from;
         }
         end.saturating_sub(rest)

@@ -102,37 +102,41 @@ impl<T: Send + Sync> Hub<T> {
 }
 
 impl<T> State<T> {
-    /// How far publishers may go now: up to the end of the block, or to what the first subscription may have. Sees to those that have
-    /// as much as they may have; `false` if one of them has to be waited for.
+    /// How far publishers may go now: up to the end of the block, or to what the first subscription may have. `false` if one has to be
+    /// waited for; if not, sees to the others that have as much as they may have.
     fn may_go_on(&mut self) -> bool {
         let tail = self.writer.tail();
         let mut limit = self.writer.end().max(tail);
-        let mut full = false;
+        self.limit = 0;
+        for entry in self.blocking() {
+            let unread = entry.unread(tail);
+            if unread >= entry.lag {
+                return false;
+            }
+            limit = limit.min(tail + (entry.lag - unread));
+        }
+        // Only now: what is not published evicts nobody.
         let mut evicted = false;
         for entry in &mut self.entries {
-            if entry.policy == LagPolicy::DropOldest || entry.is_shut() {
+            if !matches!(entry.policy, LagPolicy::Reject | LagPolicy::Evict) || entry.is_shut() {
                 continue;
             }
             let unread = entry.unread(tail);
             if unread < entry.lag {
                 limit = limit.min(tail + (entry.lag - unread));
-                continue;
-            }
-            match entry.policy {
-                LagPolicy::Reject => entry.shut(tail),
-                LagPolicy::Evict => {
-                    entry.desk.leave(tail);
-                    entry.desk.set_bound(0);
-                    evicted = true;
-                }
-                _ => full = true,
+            } else if entry.policy == LagPolicy::Reject {
+                entry.shut(tail);
+            } else {
+                entry.desk.leave(tail);
+                entry.desk.set_bound(0);
+                evicted = true;
             }
         }
         if evicted {
             self.entries.retain(|entry| entry.desk.bound() != 0);
         }
-        self.limit = if full { 0 } else { limit };
-        !full
+        self.limit = limit;
+        true
     }
 
     /// Wants to be told when those that have too much have read some of it.
