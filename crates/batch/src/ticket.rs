@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use fullbore_core::{Clock, Failure, Monitor, WaitFor, Waiters, contain};
+use fullbore_core::{Clock, Failure, Monitor, WaitFor, Waiters, contain, looks};
 use fullbore_metrics::StationId;
 
 use crate::error::OwnThread;
