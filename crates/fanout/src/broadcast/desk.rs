@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::ring::{Apart, Published};
-use super::sync::{AtomicU64, Ordering};
+use super::sync::{AtomicU64, Ordering, spin_loop};
 
 /// Nothing of the kind.
 pub(crate) const NONE: u64 = u64::MAX;
@@ -21,12 +21,23 @@ pub(crate) struct Desk {
 /// Written by the subscriber.
 #[derive(Debug)]
 struct Own {
-    /// The next number that it reads, or reads at this moment.
-    cursor: AtomicU64,
-    begun: AtomicU64,
-    served: AtomicU64,
-    /// The thread whose callback has a message, if one has.
-    busy: AtomicU64,
+    /// Twice the number of messages served; one more while a callback has one. [`NONE`] while the rest changes.
+    phase: AtomicU64,
+    /// Messages whose callback has panicked.
+    failed: AtomicU64,
+    /// Messages that it went over without reading them.
+    jumped: AtomicU64,
+    /// The thread whose callback was the last one.
+    thread: AtomicU64,
+}
+
+/// What the subscriber's words say together.
+#[derive(Clone, Copy, Debug)]
+struct Stand {
+    served: u64,
+    in_callback: u64,
+    failed: u64,
+    jumped: u64,
 }
 
 /// Written under the hub's lock.
@@ -48,7 +59,7 @@ impl Desk {
     pub(crate) fn new(start: u64, published: &Arc<Published>) -> Self {
         let at = |n| AtomicU64::new(n);
         Self {
-            own: Apart(Own { cursor: at(start), begun: at(0), served: at(0), busy: at(0) }),
+            own: Apart(Own { phase: at(0), failed: at(0), jumped: at(0), thread: at(0) }),
             told: Apart(Told { wanted: at(NONE), bound: at(NONE), offset: at(start), shut: at(NONE), left: at(NONE) }),
             start,
             published: Arc::clone(published),
@@ -57,14 +68,38 @@ impl Desk {
 
     // The subscriber's.
 
-    /// The cursor goes on.
+    /// A callback has the message after so many that were served.
     #[inline]
-    pub(crate) fn set_cursor(&self, next: u64) {
-        // ORDERING: Release pairs with the Acquire in `cursor`: for a close that waits for what was done with a message.
-        self.own.0.cursor.store(next, Ordering::Release);
+    pub(crate) fn begin(&self, served: u64) {
+        // ORDERING: Release pairs with the Acquire in `stand`.
+        self.own.0.phase.store(2 * served + 1, Ordering::Release);
     }
 
-    /// Whether somebody waits for the cursor to come here. After a light barrier behind `set_cursor`.
+    /// So many are served; the cursor is on the next.
+    #[inline]
+    pub(crate) fn served(&self, served: u64) {
+        // ORDERING: Release pairs with the Acquire in `stand`: for a close that waits for what was done with a message.
+        self.own.0.phase.store(2 * served, Ordering::Release);
+    }
+
+    /// A callback has panicked after so many that were served, or the cursor has jumped: so often and so far in all.
+    #[cold]
+    pub(crate) fn set_back(&self, served: u64, failed: u64, jumped: u64) {
+        // ORDERING: Release pairs with the Acquire in `stand`, each: who sees one of them sees those before it.
+        self.own.0.phase.store(NONE, Ordering::Release);
+        self.own.0.failed.store(failed, Ordering::Release);
+        self.own.0.jumped.store(jumped, Ordering::Release);
+        self.own.0.phase.store(2 * served, Ordering::Release);
+    }
+
+    /// The callbacks are on this thread from now on.
+    #[cold]
+    pub(crate) fn set_thread(&self, thread: u64) {
+        // ORDERING: Relaxed: looked at by this thread.
+        self.own.0.thread.store(thread, Ordering::Relaxed);
+    }
+
+    /// Whether somebody waits for the cursor to come here. After a light barrier behind the cursor's move.
     #[inline]
     pub(crate) fn is_wanted_at(&self, next: u64) -> bool {
         // ORDERING: Relaxed: the barriers order it behind the store of the cursor (H2).
@@ -79,46 +114,23 @@ impl Desk {
         self.told.0.bound.load(Ordering::Relaxed)
     }
 
-    /// A message's service begins, and this is the how-manyth; in a callback on this thread, if it is not 0.
-    #[inline]
-    pub(crate) fn begin(&self, begun: u64, thread: u64) {
-        // ORDERING: Relaxed: looked at by this thread, or as a hint.
-        self.own.0.busy.store(thread, Ordering::Relaxed);
-        // ORDERING: Release pairs with the Acquire in `counts`.
-        self.own.0.begun.store(begun, Ordering::Release);
-    }
-
-    /// So many are served.
-    #[inline]
-    pub(crate) fn served(&self, served: u64) {
-        // ORDERING: Release pairs with the Acquire in `counts`: whoever sees it sees `begun`.
-        self.own.0.served.store(served, Ordering::Release);
-    }
-
-    /// No callback has a message.
-    #[inline]
-    pub(crate) fn end(&self) {
-        // ORDERING: Relaxed, as in `begin`.
-        self.own.0.busy.store(0, Ordering::Relaxed);
-    }
-
     // Under the hub's lock.
 
+    /// The next number that it reads, or reads at this moment.
     pub(crate) fn cursor(&self) -> u64 {
-        // ORDERING: Acquire pairs with the Release in `set_cursor`.
-        self.own.0.cursor.load(Ordering::Acquire)
+        let Stand { served, failed, jumped, .. } = self.stand();
+        self.start + served + failed + jumped
     }
 
     /// Whether this thread is in its callback.
     pub(crate) fn is_busy_on(&self, thread: u64) -> bool {
         // ORDERING: Relaxed: if it is, it has stored this itself.
-        thread != 0 && self.own.0.busy.load(Ordering::Relaxed) == thread
+        thread != 0 && self.own.0.thread.load(Ordering::Relaxed) == thread && self.is_busy()
     }
 
     /// Whether it is in a callback.
     pub(crate) fn is_busy(&self) -> bool {
-        // ORDERING: Relaxed: a hint.
-        self.own.0.busy.load(Ordering::Relaxed) != 0
+        self.stand().in_callback > 0
     }
 
     /// Wants to be told when the cursor is there. A heavy barrier comes next, then another look at the cursor (H2).
@@ -188,12 +200,28 @@ impl Desk {
         }
     }
 
+    fn stand(&self) -> Stand {
+        let set_back = || {
+            // ORDERING: Acquire pairs with the Releases in `set_back`: who sees one of them does not see a phase before it.
+            (self.own.0.failed.load(Ordering::Acquire), self.own.0.jumped.load(Ordering::Acquire))
+        };
+        loop {
+            let before = set_back();
+            // ORDERING: Acquire pairs with the Releases of the subscriber: what `set_back` wrote before it is seen below.
+            let phase = self.own.0.phase.load(Ordering::Acquire);
+            // The same before and after: so it was at that moment. It seldom changes, so this ends, however fast the phase does.
+            if phase != NONE && set_back() == before {
+                let (failed, jumped) = before;
+                return Stand { served: phase / 2, in_callback: phase % 2, failed, jumped };
+            }
+            spin_loop();
+        }
+    }
+
     /// Served, begun, accepted and missed so far: none exceeds its cause.
     pub(crate) fn counts(&self) -> [u64; 4] {
-        // ORDERING: Acquire pairs with the Releases in `served` and `begin`.
-        let served = self.own.0.served.load(Ordering::Acquire);
-        let begun = self.own.0.begun.load(Ordering::Acquire);
+        let Stand { served, in_callback, failed, .. } = self.stand();
         let (accepted, missed) = self.accounts();
-        [served, begun, accepted, missed]
+        [served, served + failed + in_callback, accepted, missed]
     }
 }

@@ -32,10 +32,16 @@ pub(crate) struct Feed<T> {
     looks: Looks,
     /// The last look found few messages.
     few: bool,
-    begun: u64,
     served: u64,
-    /// Skipped so far, or lost to an eviction.
+    failed: u64,
+    /// Numbers that the cursor went over.
+    jumped: u64,
+    /// Messages skipped so far, or lost to an eviction.
     skipped: u64,
+    /// As the desk knows it.
+    thread: u64,
+    /// What was lost behind messages of the same call, and counted: for the next call to say.
+    unsaid: Option<ReceiveError>,
     /// How long the first message of each block had been there when it was read: one of so many.
     note: Option<Duration>,
 }
@@ -54,9 +60,12 @@ impl<T: Send + Sync> Feed<T> {
             policy,
             looks: Looks::new(),
             few: false,
-            begun: 0,
             served: 0,
+            failed: 0,
+            jumped: 0,
             skipped: 0,
+            thread: 0,
+            unsaid: None,
             note: None,
         })
     }
@@ -73,8 +82,32 @@ impl<T> Feed<T> {
         self.reader.ready()
     }
 
-    pub(crate) fn begun(&self) -> u64 {
-        self.begun
+    fn begun(&self) -> u64 {
+        self.served + self.failed
+    }
+
+    /// How many have been served.
+    #[inline]
+    pub(crate) fn served(&self) -> u64 {
+        self.served
+    }
+
+    /// Has the next call say this, which is counted already.
+    pub(crate) fn say_next(&mut self, unsaid: ReceiveError) {
+        self.unsaid = Some(unsaid);
+        // So that it is looked at.
+        self.reader.hold();
+    }
+
+    /// What is to be said before anything else.
+    pub(crate) fn take_unsaid(&mut self) -> Option<ReceiveError> {
+        self.unsaid.take()
+    }
+
+    /// Whether the next message is there, with nothing to be said before it.
+    #[inline]
+    pub(crate) fn is_ready(&self) -> bool {
+        self.reader.is_ready() && self.desk.bound() > self.reader.next()
     }
 
     /// How long the message that is ready has waited, if this is one of those for which it is known.
@@ -86,16 +119,8 @@ impl<T> Feed<T> {
     ///
     /// # Errors
     /// Why there is none; what was missed is said once.
-    #[inline]
-    pub(crate) fn prepare(&mut self, wait: Wait) -> Result<(), ReceiveError> {
-        if self.reader.is_ready() && self.desk.bound() > self.reader.next() {
-            return Ok(());
-        }
-        self.prepare_slowly(wait)
-    }
-
     #[cold]
-    fn prepare_slowly(&mut self, wait: Wait) -> Result<(), ReceiveError> {
+    pub(crate) fn prepare(&mut self, wait: Wait) -> Result<(), ReceiveError> {
         let mut looks: Option<Round> = None;
         if self.few && matches!(wait, Wait::Until(_)) && !self.reader.has_seen_more() {
             // A look takes the number of messages away from the publisher, who needs it for each: rather see more at once.
@@ -104,6 +129,7 @@ impl<T> Feed<T> {
                 pause(look);
             }
         }
+        self.reader.resume();
         loop {
             self.go_on()?;
             if self.reader.is_ready() {
@@ -189,13 +215,21 @@ impl<T> Feed<T> {
             return Ok(());
         }
         self.reader.skip_to(to);
-        self.move_cursor();
+        self.jumped += to - next;
+        self.desk.set_back(self.served, self.failed, self.jumped);
+        self.moved();
         self.skipped += to - next;
         Err(ReceiveError::Skipped(to - next))
     }
 
     fn cross(&mut self) -> Result<(), ReceiveError> {
-        match self.hub.cross(&self.desk, self.reader.next()) {
+        let next = self.reader.next();
+        let (desk, served, failed, jumped) = (&self.desk, self.served, self.failed, &mut self.jumped);
+        let jump = |to| {
+            *jumped += to - next;
+            desk.set_back(served, failed, *jumped);
+        };
+        match self.hub.cross(desk, next, jump) {
             Crossing::Nothing => Ok(()),
             Crossing::Missed(missed, to) => {
                 self.reader.skip_to(to);
@@ -203,7 +237,7 @@ impl<T> Feed<T> {
             }
             Crossing::Evicted => {
                 let (accepted, _) = self.desk.accounts();
-                let lost = accepted - self.begun - self.skipped;
+                let lost = accepted - self.begun() - self.skipped;
                 self.skipped += lost;
                 self.reader.unpin();
                 Err(ReceiveError::Evicted(lost))
@@ -211,42 +245,49 @@ impl<T> Feed<T> {
         }
     }
 
-    /// Shows the message that is ready to a callback on this thread, then counts it as served.
+    /// The callbacks are on this thread from now on.
+    #[inline]
+    pub(crate) fn set_thread(&mut self, thread: u64) {
+        if self.thread != thread {
+            self.thread = thread;
+            self.desk.set_thread(thread);
+        }
+    }
+
+    /// Shows the message that is ready to a callback, then counts it as served.
     ///
     /// # Panics
-    /// If the callback does; then it is past the message, which is not served.
-    #[inline]
-    pub(crate) fn serve<R>(&mut self, thread: u64, f: impl FnOnce(&T) -> R) -> R {
-        struct Past<'a, T>(&'a mut Feed<T>);
-        impl<T> Drop for Past<'_, T> {
-            #[inline]
+    /// If the callback does; then it is past the message, which has failed.
+    #[inline(always)]
+    pub(crate) fn serve<R>(&mut self, f: impl FnOnce(&T) -> R) -> R {
+        /// On the way out of a panic.
+        struct Failing<'a, T>(&'a mut Feed<T>);
+        impl<T> Drop for Failing<'_, T> {
+            #[cold]
             fn drop(&mut self) {
-                self.0.past();
+                let feed = &mut *self.0;
+                feed.failed += 1;
+                feed.desk.set_back(feed.served, feed.failed, feed.jumped);
+                feed.reader.step();
+                feed.moved();
             }
         }
-        self.begun += 1;
-        self.desk.begin(self.begun, thread);
-        let past = Past(self);
-        let result = past.0.reader.with(f);
-        past.0.served += 1;
-        past.0.desk.served(past.0.served);
+        self.desk.begin(self.served);
+        let failing = Failing(self);
+        let result = failing.0.reader.with(f);
+        std::mem::forget(failing);
+        self.served += 1;
+        self.desk.served(self.served);
+        self.reader.step();
+        self.moved();
         result
     }
 
-    /// The callback has returned.
-    #[inline]
-    fn past(&mut self) {
-        self.desk.end();
-        self.reader.step();
-        self.move_cursor();
-    }
-
-    #[inline]
-    fn move_cursor(&mut self) {
-        let next = self.reader.next();
-        self.desk.set_cursor(next);
+    /// The cursor is elsewhere.
+    #[inline(always)]
+    fn moved(&self) {
         self.barrier.light();
-        if self.desk.is_wanted_at(next) {
+        if self.desk.is_wanted_at(self.reader.next()) {
             self.hub.arrived(&self.desk);
         }
     }
@@ -266,6 +307,6 @@ impl<T> Feed<T> {
         self.reader.unpin();
         drop(kept);
         let (accepted, _) = self.desk.accounts();
-        accepted - self.begun - self.skipped
+        accepted - self.begun() - self.skipped
     }
 }

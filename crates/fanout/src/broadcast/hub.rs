@@ -397,15 +397,16 @@ impl<T> Hub<T> {
         }
     }
 
-    /// What stands in the way at the desk's bound, where its subscriber is.
+    /// What stands in the way at the desk's bound, where its subscriber is. `jump` moves its cursor.
     #[cold]
-    pub(crate) fn cross(&self, desk: &Arc<Desk>, next: u64) -> Crossing {
+    pub(crate) fn cross(&self, desk: &Arc<Desk>, next: u64, jump: impl FnOnce(u64)) -> Crossing {
         let mut state = self.monitor.0.lock();
         Self::reopen(&mut state, desk);
         let Some(at) = state.find(desk) else { return Crossing::Evicted };
         let crossed = state.entries[at].cross(next);
         if let Some((_, to)) = crossed {
-            desk.set_cursor(to);
+            // In one with the gap, which is not counted as unread.
+            jump(to);
         }
         crossed.map_or(Crossing::Nothing, |(missed, to)| Crossing::Missed(missed, to))
     }

@@ -352,17 +352,29 @@ impl<T> Drop for Pin<T> {
 pub(crate) struct Reader<T> {
     ring: Arc<Ring<T>>,
     pin: Option<Pin<T>>,
+    /// The slots of the pinned block; dangling without one.
+    slots: *const UnsafeCell<MaybeUninit<T>>,
+    mask: u64,
     /// The next number to be read.
     next: u64,
+    /// All below this are published, and their block is pinned if they are not below `next`: the lesser of the next two, or 0.
+    limit: u64,
     /// All below this are published.
     seen: u64,
     /// The first number beyond the pinned block, in which `next` is or has been; 0 without one.
     end: u64,
 }
 
+// SAFETY: what `slots` points to is the block's that it has pinned, which can be sent and shared as the messages can; the pointer is
+// only used for what B2 allows.
+unsafe impl<T: Send + Sync> Send for Reader<T> {}
+// SAFETY: as above; through a shared reference messages can only be looked at.
+unsafe impl<T: Send + Sync> Sync for Reader<T> {}
+
 impl<T> Reader<T> {
     pub(crate) fn new(ring: &Arc<Ring<T>>, next: u64) -> Self {
-        Self { ring: Arc::clone(ring), pin: None, next, seen: next, end: 0 }
+        let (slots, mask) = (std::ptr::null(), ring.len - 1);
+        Self { ring: Arc::clone(ring), pin: None, slots, mask, next, limit: 0, seen: next, end: 0 }
     }
 
     #[inline]
@@ -373,13 +385,23 @@ impl<T> Reader<T> {
     /// Whether there is a next message that it has seen, and the block of it is pinned.
     #[inline]
     pub(crate) fn is_ready(&self) -> bool {
-        self.next < self.seen.min(self.end)
+        self.next < self.limit
     }
 
     /// How many messages can be read one after the other without looking again.
     #[inline]
     pub(crate) fn ready(&self) -> u64 {
-        self.seen.min(self.end).saturating_sub(self.next)
+        self.limit.saturating_sub(self.next)
+    }
+
+    /// Nothing is ready until the next look or [`resume`](Self::resume).
+    pub(crate) fn hold(&mut self) {
+        self.limit = 0;
+    }
+
+    /// What it has seen and pinned is ready.
+    pub(crate) fn resume(&mut self) {
+        self.limit = self.seen.min(self.end);
     }
 
     /// Whether it has seen more than it has read.
@@ -387,23 +409,23 @@ impl<T> Reader<T> {
         self.next < self.seen
     }
 
-    /// Looks how far the messages go, and goes along with it up to `bound`. How far they go.
-    pub(crate) fn look(&mut self, bound: u64) -> u64 {
-        let tail = self.ring.published.tail();
-        self.seen = tail.min(bound).max(self.next);
-        tail
+    /// Looks how far the messages go, and goes along with it up to `bound`.
+    pub(crate) fn look(&mut self, bound: u64) {
+        self.seen = self.ring.published.tail().min(bound).max(self.next);
+        self.resume();
     }
 
     /// Shows the next message, which has to be ready.
     ///
     /// # Panics
     /// If it is not; if `f` does.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn with<R>(&self, f: impl FnOnce(&T) -> R) -> R {
-        let Some(pin) = self.pin.as_ref().filter(|_| self.is_ready()) else { panic!("no message is ready") };
-        let slot = &pin.0.slots[(self.next & (self.ring.len - 1)) as usize];
-        // SAFETY: pinned, and published: `seen` never exceeds a tail that was loaded (B2). `next` is in the pinned block: below its
-        // end, and not below its first number, as it was not when the block was pinned, and only grows.
+        assert!(self.is_ready(), "a message is ready");
+        // SAFETY: pinned, as `next` is below `end`: so the pointer is to its slots, of which there are `mask + 1`.
+        let slot = unsafe { &*self.slots.add((self.next & self.mask) as usize) };
+        // SAFETY: pinned, and published: `seen` never exceeds a tail that was loaded (B2), unless `next` does, too. `next` is in the
+        // pinned block: below its end, and not below its first number, as it was not when the block was pinned, and only grows.
         slot.with(|slot| f(unsafe { (*slot).assume_init_ref() }))
     }
 
@@ -417,25 +439,20 @@ impl<T> Reader<T> {
     pub(crate) fn skip_to(&mut self, next: u64) {
         debug_assert!(next >= self.next, "numbers only grow");
         self.next = self.next.max(next);
-        self.seen = self.seen.max(self.next).min(self.ring.published.tail().max(self.next));
+        self.seen = self.seen.max(self.next);
+        self.resume();
     }
 
     /// Pins the block of the next message. `false`: it is not in the table any more, or not yet.
     pub(crate) fn pin(&mut self) -> bool {
-        let old = self.pin.take();
-        self.end = 0;
         let first = self.ring.first_of(self.next);
         let table = self.ring.table.lock();
         let place = (first / self.ring.len) as usize % table.len();
         // ORDERING: Relaxed: written before it came into the table.
         let is_it = |block: &&Arc<Block<T>>| block.first.load(Ordering::Relaxed) == first;
-        self.pin = table[place].as_ref().filter(is_it).map(Pin::new);
+        let pin = table[place].as_ref().filter(is_it).map(Pin::new);
         drop(table);
-        if self.pin.is_some() {
-            self.end = first + self.ring.len;
-        }
-        // It can be the last one, and its messages' destructors are the user's.
-        drop(old);
+        self.exchange(pin, first);
         self.pin.is_some()
     }
 
@@ -445,10 +462,22 @@ impl<T> Reader<T> {
         if kept.0.ring != self.ring.id || kept.first() != first {
             return false;
         }
-        let old = self.pin.replace(kept);
-        self.end = first + self.ring.len;
-        drop(old);
+        self.exchange(Some(kept), first);
         true
+    }
+
+    /// Lets go of the block.
+    pub(crate) fn unpin(&mut self) {
+        self.exchange(None, 0);
+    }
+
+    fn exchange(&mut self, pin: Option<Pin<T>>, first: u64) {
+        self.slots = pin.as_ref().map_or(std::ptr::null(), |pin| pin.0.slots.as_ptr());
+        self.end = if pin.is_some() { first + self.ring.len } else { 0 };
+        let old = std::mem::replace(&mut self.pin, pin);
+        self.resume();
+        // It can be the last one, and its messages' destructors are the user's.
+        drop(old);
     }
 
     /// How long ago the pinned block was begun, if the next message is the first in it.
@@ -457,11 +486,5 @@ impl<T> Reader<T> {
         // ORDERING: Relaxed: written before the block came into the table.
         let stamp = pin.0.stamp.load(Ordering::Relaxed);
         Some(Duration::from_nanos(self.ring.since_born().saturating_sub(stamp)))
-    }
-
-    /// Lets go of the block.
-    pub(crate) fn unpin(&mut self) {
-        self.end = 0;
-        self.pin = None;
     }
 }

@@ -31,8 +31,6 @@ pub struct Subscriber<T> {
     feed: Feed<T>,
     name: Arc<str>,
     station: Station,
-    /// What was lost behind messages of the same call, and counted: for the next call to say.
-    unsaid: Option<ReceiveError>,
 }
 
 impl<T: Send + Sync> Subscriber<T> {
@@ -52,7 +50,7 @@ impl<T: Send + Sync> Subscriber<T> {
             Elsewhere { served, begun, arrivals, refused }
         });
         shared.station.feeds(&station);
-        Ok(Self { shared, feed, name: config.name.into(), station, unsaid: None })
+        Ok(Self { shared, feed, name: config.name.into(), station })
     }
 }
 
@@ -138,68 +136,76 @@ impl<T> Subscriber<T> {
         self.take_each(Wait::Until(None), usize::MAX, f)
     }
 
+    #[inline]
     fn take<R>(&mut self, wait: Wait, f: impl FnOnce(&T) -> R) -> Result<R, ReceiveError> {
-        if let Some(error) = self.unsaid.take() {
-            return Err(error);
+        if !self.feed.is_ready() {
+            self.prepare(wait)?;
         }
-        if let Err(error) = self.feed.prepare(wait) {
-            return Err(self.told(error));
-        }
-        Ok(self.serve(this_thread(), f))
-    }
-
-    fn take_each(&mut self, wait: Wait, most: usize, mut f: impl FnMut(&T)) -> Result<usize, ReceiveError> {
-        if let Some(error) = self.unsaid.take() {
-            return Err(error);
-        }
-        let thread = this_thread();
-        let mut end = None;
-        let mut taken = 0;
-        while taken < most && end.is_none_or(|end| self.feed.next() < end) {
-            match self.feed.prepare(if taken == 0 { wait } else { Wait::No }) {
-                Ok(()) => {}
-                Err(error) => {
-                    let error = self.told(error);
-                    if taken == 0 {
-                        return Err(error);
-                    }
-                    self.unsaid = error.lost().map(|_| error);
-                    break;
-                }
-            }
-            let end = *end.get_or_insert_with(|| self.feed.end_of_present());
-            let run = self.feed.ready().min(end.saturating_sub(self.feed.next())).min((most - taken) as u64);
-            for _ in 0..run {
-                self.serve(thread, &mut f);
-                taken += 1;
-            }
-            if run == 0 {
-                break;
-            }
-        }
-        Ok(taken)
+        self.feed.set_thread(this_thread());
+        Ok(self.serve(f))
     }
 
     #[inline]
-    fn serve<R>(&mut self, thread: u64, f: impl FnOnce(&T) -> R) -> R {
-        struct Failed<'a>(Option<&'a Station>);
-        impl Drop for Failed<'_> {
-            fn drop(&mut self) {
-                if let Some(station) = self.0 {
-                    station.ended(Outcome::Failed, 1);
+    fn take_each(&mut self, wait: Wait, most: usize, mut f: impl FnMut(&T)) -> Result<usize, ReceiveError> {
+        if most == 0 {
+            return Ok(0);
+        }
+        if !self.feed.is_ready() {
+            self.prepare(wait)?;
+        }
+        self.feed.set_thread(this_thread());
+        let end = self.feed.end_of_present();
+        let mut taken = 0;
+        loop {
+            let run = self.feed.ready().min(end.saturating_sub(self.feed.next())).min((most - taken) as u64);
+            for _ in 0..run {
+                self.serve(&mut f);
+            }
+            taken += run as usize;
+            if taken == most || self.feed.next() >= end {
+                return Ok(taken);
+            }
+            if let Err(error) = self.prepare(Wait::No) {
+                if error.lost().is_some() {
+                    self.feed.say_next(error);
                 }
+                return Ok(taken);
             }
         }
+    }
+
+    /// Makes the next message ready, and counts what it comes to.
+    #[cold]
+    fn prepare(&mut self, wait: Wait) -> Result<(), ReceiveError> {
+        if let Some(error) = self.feed.take_unsaid() {
+            return Err(error);
+        }
+        self.feed.prepare(wait).map_err(|error| self.told(error))?;
         if let Some(wait) = self.feed.take_note() {
             self.station.waited(wait);
         }
-        let timed = self.feed.begun().is_multiple_of(TIMED).then(Instant::now);
-        let mut failed = Failed(Some(&self.station));
-        let result = self.feed.serve(thread, f);
-        failed.0 = None;
-        if let Some(began) = timed {
-            self.station.took(began.elapsed());
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn serve<R>(&mut self, f: impl FnOnce(&T) -> R) -> R {
+        if self.feed.served().is_multiple_of(TIMED) {
+            return self.serve_timed(f);
         }
+        let failing = Failing(&self.station);
+        let result = self.feed.serve(f);
+        std::mem::forget(failing);
+        result
+    }
+
+    /// One in so many.
+    #[inline(never)]
+    fn serve_timed<R>(&mut self, f: impl FnOnce(&T) -> R) -> R {
+        let began = Instant::now();
+        let failing = Failing(&self.station);
+        let result = self.feed.serve(f);
+        std::mem::forget(failing);
+        self.station.took(began.elapsed());
         result
     }
 
@@ -217,6 +223,16 @@ impl<T> Subscriber<T> {
             _ => {}
         }
         error
+    }
+}
+
+/// On the way out of a callback's panic.
+struct Failing<'a>(&'a Station);
+
+impl Drop for Failing<'_> {
+    #[cold]
+    fn drop(&mut self) {
+        self.0.ended(Outcome::Failed, 1);
     }
 }
 
