@@ -12,12 +12,13 @@ mod broadcast {
     pub mod feed;
     pub mod hub;
     pub mod ring;
+    pub mod seat;
     pub mod sync;
 }
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 // Not loom's: the model need not branch on them.
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use broadcast::entry::LagPolicy;
@@ -25,6 +26,7 @@ use broadcast::error::ReceiveError;
 use broadcast::feed::{Feed, Wait};
 use broadcast::hub::Hub;
 use broadcast::ring::Moving;
+use broadcast::seat::{Me, Seat};
 use fullbore_core::{Clock, Patience, PausedClock, Refusal};
 use loom::thread;
 
@@ -45,8 +47,31 @@ fn feed<T: Send + Sync>(hub: &Arc<Hub<T>>, lag: u64, policy: LagPolicy) -> Feed<
     Feed::new(hub, lag, policy, 0).unwrap()
 }
 
-fn publish(hub: &Hub<u64>, number: u64) {
-    hub.publish(number, FOREVER, 0).unwrap();
+/// One thread's way to publish. Alone it goes without the lock from its second message on.
+struct Publisher<T> {
+    hub: Arc<Hub<T>>,
+    me: Me,
+    seat: OnceLock<Arc<Seat<T>>>,
+}
+
+impl<T> Publisher<T> {
+    fn new(hub: &Arc<Hub<T>>) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        // SAFETY: each model's thread makes one of its own, and keeps it.
+        let me = unsafe { Me::new(NEXT.fetch_add(1, Ordering::SeqCst)) };
+        Self { hub: Arc::clone(hub), me, seat: OnceLock::new() }
+    }
+
+    fn try_publish(&self, message: T) -> Result<(), Refusal> {
+        let result = self.hub.publish(message, FOREVER, self.me, &self.seat);
+        result.map(|_| ()).map_err(|(_, reason)| reason)
+    }
+}
+
+impl Publisher<u64> {
+    fn publish(&self, numbers: std::ops::Range<u64>) {
+        numbers.for_each(|n| self.try_publish(n).unwrap());
+    }
 }
 
 /// Everything until the close: what was received, and how many were lost.
@@ -54,7 +79,7 @@ fn drain(feed: &mut Feed<u64>) -> (Vec<u64>, u64) {
     let (mut received, mut lost) = (Vec::new(), 0);
     loop {
         match feed.prepare(Wait::Until(None)) {
-            Ok(()) => received.push(feed.serve(0, |number| *number)),
+            Ok(()) => received.push(feed.serve(|number| *number)),
             Err(ReceiveError::Closed) => return (received, lost),
             Err(error) => lost += error.lost().unwrap(),
         }
@@ -70,7 +95,7 @@ fn one_publisher_and_one_subscriber() {
         let publisher = {
             let hub = Arc::clone(&hub);
             thread::spawn(move || {
-                (0..5).for_each(|n| publish(&hub, n));
+                Publisher::new(&hub).publish(0..5);
                 hub.close();
             })
         };
@@ -88,7 +113,8 @@ fn a_batch_over_several_blocks() {
             let hub = Arc::clone(&hub);
             thread::spawn(move || {
                 let mut numbers: Vec<u64> = (0..5).collect();
-                hub.publish_all(&mut Moving::new(&mut numbers), FOREVER, 0).unwrap();
+                let publisher = Publisher::new(&hub);
+                hub.publish_all(&mut Moving::new(&mut numbers), FOREVER, publisher.me, &publisher.seat).unwrap();
                 assert!(numbers.is_empty());
                 hub.close();
             })
@@ -108,11 +134,11 @@ fn sleepers_wake_each_other() {
                 let mut feed = feed(&hub, 4, LagPolicy::Block);
                 thread::spawn(move || {
                     feed.prepare(Wait::Until(None)).unwrap();
-                    assert_eq!(feed.serve(0, |number| *number), 7);
+                    assert_eq!(feed.serve(|number| *number), 7);
                 })
             })
             .collect();
-        publish(&hub, 7);
+        Publisher::new(&hub).publish(7..8);
         subscribers.into_iter().for_each(|subscriber| subscriber.join().unwrap());
     });
 }
@@ -124,21 +150,61 @@ fn two_publishers() {
         let mut feed = feed(&hub, 2, LagPolicy::Block);
         let other = {
             let hub = Arc::clone(&hub);
-            thread::spawn(move || (10..12).for_each(|n| publish(&hub, n)))
+            thread::spawn(move || Publisher::new(&hub).publish(10..12))
         };
         let reader = thread::spawn(move || {
             let mut received = Vec::new();
             while received.len() < 4 {
                 feed.prepare(Wait::Until(None)).unwrap();
-                received.push(feed.serve(0, |number| *number));
+                received.push(feed.serve(|number| *number));
             }
             received
         });
-        (0..2).for_each(|n| publish(&hub, n));
+        Publisher::new(&hub).publish(0..2);
         other.join().unwrap();
         let received = reader.join().unwrap();
         let of = |low: bool| received.iter().copied().filter(|n| (*n < 10) == low).collect::<Vec<_>>();
         assert_eq!((of(true), of(false)), (vec![0, 1], vec![10, 11]), "in the order of each");
+    });
+}
+
+/// One that is in the seat, and one that wants to publish, too.
+#[test]
+fn two_publishers_and_the_seat() {
+    model(|| {
+        let hub = hub(8);
+        let mut feed = feed(&hub, 8, LagPolicy::Block);
+        let other = {
+            let hub = Arc::clone(&hub);
+            thread::spawn(move || Publisher::new(&hub).publish(10..13))
+        };
+        Publisher::new(&hub).publish(0..3);
+        other.join().unwrap();
+        hub.close();
+        let (received, _) = drain(&mut feed);
+        let of = |low: bool| received.iter().copied().filter(|n| (*n < 10) == low).collect::<Vec<_>>();
+        assert_eq!((of(true), of(false)), (vec![0, 1, 2], vec![10, 11, 12]), "in the order of each");
+    });
+}
+
+/// Who joins gets all from then on, and no more; the one in the seat waits for it.
+#[test]
+fn one_that_joins_meanwhile() {
+    model(|| {
+        let hub = hub::<u64>(2);
+        let publisher = {
+            let hub = Arc::clone(&hub);
+            thread::spawn(move || {
+                Publisher::new(&hub).publish(0..4);
+                hub.close();
+            })
+        };
+        if let Some(mut feed) = Feed::new(&hub, 1, LagPolicy::Block, 0) {
+            let (received, lost) = drain(&mut feed);
+            let first = 4 - received.len() as u64;
+            assert_eq!((received, lost), ((first..4).collect(), 0));
+        }
+        publisher.join().unwrap();
     });
 }
 
@@ -150,10 +216,10 @@ fn a_subscriber_leaves() {
         let mut feed = feed(&hub, 1, LagPolicy::Block);
         let publisher = {
             let hub = Arc::clone(&hub);
-            thread::spawn(move || (0..3).for_each(|n| publish(&hub, n)))
+            thread::spawn(move || Publisher::new(&hub).publish(0..3))
         };
         feed.prepare(Wait::Until(None)).unwrap();
-        assert_eq!(feed.serve(0, |number| *number), 0);
+        assert_eq!(feed.serve(|number| *number), 0);
         let left = feed.leave();
         publisher.join().unwrap();
         assert!(left <= 1);
@@ -171,8 +237,8 @@ fn a_close_while_a_publisher_waits() {
         let publisher = {
             let hub = Arc::clone(&hub);
             thread::spawn(move || {
-                let results = (0..2).map(|n| hub.publish(n, FOREVER, 0));
-                results.filter(|result| !matches!(result, Err((_, Refusal::Closed)))).count()
+                let publisher = Publisher::new(&hub);
+                (0..2).map(|n| publisher.try_publish(n)).filter(|result| *result != Err(Refusal::Closed)).count()
             })
         };
         let closer = {
@@ -192,14 +258,14 @@ fn a_close_that_waits() {
     model(|| {
         let hub = hub(2);
         let mut feed = feed(&hub, 2, LagPolicy::Block);
-        (0..2).for_each(|n| publish(&hub, n));
+        Publisher::new(&hub).publish(0..2);
         let done = Arc::new(AtomicUsize::new(0));
         let reader = {
             let done = Arc::clone(&done);
             thread::spawn(move || {
                 for _ in 0..2 {
                     feed.prepare(Wait::Until(None)).unwrap();
-                    feed.serve(0, |_| done.fetch_add(1, Ordering::SeqCst));
+                    feed.serve(|_| done.fetch_add(1, Ordering::SeqCst));
                 }
                 feed
             })
@@ -218,7 +284,7 @@ fn loses(policy: LagPolicy, lag: u64, messages: u64) {
         let publisher = {
             let hub = Arc::clone(&hub);
             thread::spawn(move || {
-                (0..messages).for_each(|n| publish(&hub, n));
+                Publisher::new(&hub).publish(0..messages);
                 hub.close();
             })
         };
@@ -256,14 +322,14 @@ fn one_that_is_evicted() {
         let publisher = {
             let hub = Arc::clone(&hub);
             thread::spawn(move || {
-                (0..3).for_each(|n| publish(&hub, n));
+                Publisher::new(&hub).publish(0..3);
                 hub.close();
             })
         };
         let mut received = 0;
         let lost = loop {
             match feed.prepare(Wait::Until(None)) {
-                Ok(()) => received += u64::from(feed.serve(0, |number| *number) == received),
+                Ok(()) => received += u64::from(feed.serve(|number| *number) == received),
                 Err(ReceiveError::Evicted(lost)) => break Some(lost),
                 Err(_) => break None,
             }
@@ -298,13 +364,14 @@ fn each_is_dropped_once() {
         let publisher = {
             let (hub, drops) = (Arc::clone(&hub), Arc::clone(&drops));
             thread::spawn(move || {
+                let publisher = Publisher::new(&hub);
                 for _ in 0..6 {
-                    assert!(hub.publish(Noted(Arc::clone(&drops)), FOREVER, 0).is_ok());
+                    assert!(publisher.try_publish(Noted(Arc::clone(&drops))).is_ok());
                 }
             })
         };
         if feed.prepare(Wait::No).is_ok() {
-            feed.serve(0, |noted| assert!(Arc::strong_count(&noted.0) > 1));
+            feed.serve(|noted| assert!(Arc::strong_count(&noted.0) > 1));
         }
         feed.leave();
         drop(feed);

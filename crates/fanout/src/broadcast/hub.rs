@@ -1,6 +1,6 @@
 //! Who may publish how far, who waits for whom, and who is told. `README.md` of the crate has the protocol.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use fullbore_core::barrier::Barrier;
@@ -10,6 +10,7 @@ use fullbore_core::{Clock, FAIR_AFTER, Locked, Monitor, Patience, Refusal, WaitF
 use super::desk::Desk;
 use super::entry::{Entry, LagPolicy};
 use super::ring::{Apart, Moving, Pin, Published, Ring, Vacant, Writer};
+use super::seat::{Me, Post, Seat};
 use super::sync::{AtomicU64, Ordering};
 
 /// Slots of a block: one lock for so many messages, of each subscriber.
@@ -18,6 +19,9 @@ const LEAST_SLOTS: u64 = if cfg!(fullbore_loom) { 2 } else { 16 };
 
 /// A publisher that has to wait does so, for a short time, until no more than this part of a lag is unread.
 const AMPLE: u64 = 4;
+
+/// A publisher that has come to the lock so often in a row goes on without: to take that back costs as much as some of them.
+const SEAT_AFTER: u32 = if cfg!(fullbore_loom) { 1 } else { 32 };
 
 /// So many others are woken by each one that has been woken itself.
 const PASSED_ON: usize = 2;
@@ -33,7 +37,10 @@ pub(crate) struct Hub<T> {
 }
 
 struct State<T> {
-    writer: Writer<T>,
+    post: Post<T>,
+    published: Arc<Published>,
+    /// Who has published last, and how many times in a row without anybody in between who needed the writer.
+    last: (u64, u32),
     /// The first number for which there is more to do than to write it: 0, or not beyond the block, nor what a subscription may have.
     limit: u64,
     closed: bool,
@@ -79,7 +86,9 @@ impl<T: Send + Sync> Hub<T> {
         let slots = (capacity / 8).clamp(LEAST_SLOTS, MOST_SLOTS).next_power_of_two();
         let (ring, writer) = Ring::new(capacity, slots, clock.clone());
         let state = State {
-            writer,
+            post: Post::new(writer, ring.published()),
+            published: Arc::clone(ring.published()),
+            last: (0, 0),
             limit: 0,
             closed: false,
             entries: Vec::new(),
@@ -102,11 +111,23 @@ impl<T: Send + Sync> Hub<T> {
 }
 
 impl<T> State<T> {
+    /// The number of the next message. It may go on at any time unless nobody is in the seat.
+    fn tail(&self) -> u64 {
+        self.published.tail()
+    }
+
+    /// Has every publisher come to the lock for its next message.
+    fn stop(&mut self, barrier: Barrier) {
+        if self.post.stop(barrier) {
+            self.last = (0, 0);
+        }
+    }
+
     /// How far publishers may go now: up to the end of the block, or to what the first subscription may have. `false` if one has to be
     /// waited for; if not, sees to the others that have as much as they may have.
     fn may_go_on(&mut self) -> bool {
-        let tail = self.writer.tail();
-        let mut limit = self.writer.end().max(tail);
+        let tail = self.tail();
+        let mut limit = self.post.with(|writer| writer.end()).max(tail);
         self.limit = 0;
         for entry in self.blocking() {
             let unread = entry.unread(tail);
@@ -141,7 +162,7 @@ impl<T> State<T> {
 
     /// Wants to be told when those that have too much have read some of it.
     fn want_room(&self, ample: bool) {
-        let tail = self.writer.tail();
+        let tail = self.tail();
         for entry in self.blocking() {
             let most = if ample { entry.lag / AMPLE } else { entry.lag - 1 };
             if entry.unread(tail) > most {
@@ -152,7 +173,7 @@ impl<T> State<T> {
 
     /// Whether nobody has to be waited for again soon.
     fn has_ample_room(&self) -> bool {
-        let tail = self.writer.tail();
+        let tail = self.tail();
         self.blocking().all(|entry| entry.unread(tail) <= entry.lag / AMPLE)
     }
 
@@ -161,7 +182,7 @@ impl<T> State<T> {
     }
 
     fn is_full_on(&self, thread: u64) -> bool {
-        let tail = self.writer.tail();
+        let tail = self.tail();
         self.blocking().any(|entry| entry.desk.is_busy_on(thread) && entry.unread(tail) >= entry.lag)
     }
 
@@ -198,23 +219,51 @@ impl<T> Hub<T> {
 
     // Publishers.
 
-    /// Publishes a message. `thread` is the caller's number. For how long it waited.
+    /// Publishes a message. `seat` is the caller's. For how long it waited.
     ///
     /// # Errors
     /// The message, with the reason.
-    #[inline]
-    pub(crate) fn publish(&self, message: T, patience: Patience, thread: u64) -> Result<Duration, (T, Refusal)> {
+    #[inline(always)]
+    pub(crate) fn publish(
+        &self,
+        message: T,
+        patience: Patience,
+        me: Me,
+        seat: &OnceLock<Arc<Seat<T>>>,
+    ) -> Result<Duration, (T, Refusal)> {
+        let message = match seat.get() {
+            Some(seat) => match seat.publish(me, self.barrier, message) {
+                Ok(()) => return Ok(Duration::ZERO),
+                Err(message) => message,
+            },
+            None => message,
+        };
+        self.publish_by_lock(message, patience, me, seat)
+    }
+
+    #[inline(never)]
+    fn publish_by_lock(
+        &self,
+        message: T,
+        patience: Patience,
+        me: Me,
+        seat: &OnceLock<Arc<Seat<T>>>,
+    ) -> Result<Duration, (T, Refusal)> {
         let mut state = self.monitor.0.lock();
+        state.post.stop_for(me, self.barrier);
         let mut waited = Duration::ZERO;
-        if state.writer.tail() >= state.limit {
-            match self.admit(&mut state, patience, thread) {
+        if state.tail() >= state.limit {
+            match self.admit(&mut state, patience, me) {
                 Ok(wait) => waited = wait,
                 Err(reason) => return Err((message, reason)),
             }
         }
-        state.writer.put(message);
-        state.writer.publish();
+        state.post.with(|writer| {
+            writer.put(message);
+            writer.publish();
+        });
         Self::rouse(&mut state);
+        Self::seat(&mut state, me, seat);
         Ok(waited)
     }
 
@@ -226,33 +275,53 @@ impl<T> Hub<T> {
         &self,
         messages: &mut Moving<'_, T>,
         patience: Patience,
-        thread: u64,
+        me: Me,
+        seat: &OnceLock<Arc<Seat<T>>>,
     ) -> Result<Duration, Refusal> {
         let mut waited = Duration::ZERO;
         let mut state = self.monitor.0.lock();
+        state.post.stop_for(me, self.barrier);
         while messages.left() > 0 {
-            if state.writer.tail() >= state.limit {
-                waited += self.admit(&mut state, patience, thread)?;
+            if state.tail() >= state.limit {
+                waited += self.admit(&mut state, patience, me)?;
             }
-            let n = (state.limit - state.writer.tail()).min(messages.left() as u64);
-            state.writer.put_from(messages, n as usize);
-            state.writer.publish();
+            let n = (state.limit - state.tail()).min(messages.left() as u64);
+            state.post.with(|writer| {
+                writer.put_from(messages, n as usize);
+                writer.publish();
+            });
             Self::rouse(&mut state);
         }
+        Self::seat(&mut state, me, seat);
         Ok(waited)
+    }
+
+    /// Lets a publisher that has come here several times in a row go on without the lock (S3).
+    fn seat(state: &mut Locked<'_, State<T>>, me: Me, seat: &OnceLock<Arc<Seat<T>>>) {
+        let (last, times) = state.last;
+        let times = if last == me.number() { times.saturating_add(1) } else { 1 };
+        state.last = (me.number(), times);
+        let all_awake = state.sleepers.is_empty() || state.rousing;
+        if times >= SEAT_AFTER && all_awake && !state.closed && state.tail() < state.limit {
+            let limit = state.limit;
+            let seat = seat.get_or_init(|| state.post.seat(me));
+            state.post.grant(me, seat, limit);
+        }
     }
 
     /// Makes it so that the next number is below the limit, if need be by waiting.
     #[cold]
-    fn admit(&self, state: &mut Locked<'_, State<T>>, patience: Patience, thread: u64) -> Result<Duration, Refusal> {
+    fn admit(&self, state: &mut Locked<'_, State<T>>, patience: Patience, me: Me) -> Result<Duration, Refusal> {
         let mut waiting: Option<Waiting> = None;
         loop {
+            // The lock was released, perhaps.
+            state.stop(self.barrier);
             if state.closed {
                 return Err(Refusal::Closed);
             }
             let ample = waiting.as_ref().is_some_and(|waiting| waiting.wants_ample(state.now()));
             if state.may_go_on() && (!ample || state.has_ample_room()) {
-                if state.writer.tail() < state.limit {
+                if state.tail() < state.limit {
                     let began = waiting.map(|waiting| waiting.began);
                     return Ok(began.map_or(Duration::ZERO, |began| state.now().saturating_duration_since(began)));
                 }
@@ -261,7 +330,7 @@ impl<T> Hub<T> {
             }
             let Patience::Policy(cap) = patience else { return Err(Refusal::Full) };
             // A subscription of which this thread has a message in its hands will not read the next before this returns.
-            if state.is_full_on(thread) {
+            if state.is_full_on(me.number()) {
                 return Err(Refusal::Full);
             }
             let now = state.now();
@@ -282,6 +351,7 @@ impl<T> Hub<T> {
             let ample = waiting.wants_ample(now);
             let until = if ample { earlier(waiting.deadline, waiting.ample_until) } else { waiting.deadline };
             let enough = |state: &mut State<T>| {
+                state.stop(self.barrier);
                 let enough = |state: &mut State<T>| state.may_go_on() && (!ample || state.has_ample_room());
                 state.closed || enough(state) || {
                     state.want_room(ample);
@@ -298,7 +368,7 @@ impl<T> Hub<T> {
     /// At the end of a block: goes on in the next, or releases the lock to do what must not be done under it, and is called again.
     fn next_block(&self, state: &mut Locked<'_, State<T>>) {
         let inner = &mut **state;
-        if let Some(old) = inner.writer.take_old() {
+        if let Some(old) = inner.post.with(Writer::take_old) {
             let numbers = old.numbers();
             for entry in &mut inner.entries {
                 if entry.needs(&numbers) {
@@ -314,11 +384,11 @@ impl<T> Hub<T> {
                 return;
             }
         }
-        if inner.writer.tail() < inner.writer.end() {
+        if inner.tail() < inner.post.with(|writer| writer.end()) {
             return;
         }
         match inner.spare.take() {
-            Some(vacant) => inner.writer.enter(vacant),
+            Some(vacant) => inner.post.with(|writer| writer.enter(vacant)),
             None => {
                 let vacant = state.released(|| self.ring.fresh());
                 let old = state.spare.replace(vacant);
@@ -344,7 +414,8 @@ impl<T> Hub<T> {
         if state.closed {
             return None;
         }
-        let tail = state.writer.tail();
+        state.stop(self.barrier);
+        let tail = state.tail();
         // The ring has no fewer than its capacity.
         let start = tail - retained.min(lag).min(self.capacity).min(tail);
         let desk = Arc::new(Desk::new(start, self.published()));
@@ -358,8 +429,9 @@ impl<T> Hub<T> {
     pub(crate) fn leave(&self, desk: &Arc<Desk>) -> Option<impl Sized + use<T>> {
         let mut state = self.monitor.0.lock();
         let at = state.find(desk)?;
+        state.stop(self.barrier);
         let entry = state.entries.swap_remove(at);
-        desk.leave(state.writer.tail());
+        desk.leave(state.tail());
         Self::moved(&mut state);
         Some(entry)
     }
@@ -376,18 +448,17 @@ impl<T> Hub<T> {
     pub(crate) fn arrived(&self, desk: &Arc<Desk>) {
         let mut state = self.monitor.0.lock();
         desk.want_nothing();
-        Self::reopen(&mut state, desk);
+        self.reopen(&mut state, desk);
         Self::moved(&mut state);
     }
 
     /// Accepts messages again for a subscription that has read half of what it had.
-    fn reopen(state: &mut Locked<'_, State<T>>, desk: &Arc<Desk>) {
-        let tail = state.writer.tail();
-        let Some(at) = state.find(desk) else { return };
+    fn reopen(&self, state: &mut Locked<'_, State<T>>, desk: &Arc<Desk>) {
+        let Some(at) = state.find(desk).filter(|at| state.entries[*at].is_shut()) else { return };
+        // How far the one in the seat may go will depend on this one, too.
+        state.stop(self.barrier);
+        let tail = state.tail();
         let entry = &mut state.entries[at];
-        if !entry.is_shut() {
-            return;
-        }
         if entry.unread(tail) <= entry.lag / 2 {
             entry.open(tail);
             state.limit = 0;
@@ -401,7 +472,7 @@ impl<T> Hub<T> {
     #[cold]
     pub(crate) fn cross(&self, desk: &Arc<Desk>, next: u64, jump: impl FnOnce(u64)) -> Crossing {
         let mut state = self.monitor.0.lock();
-        Self::reopen(&mut state, desk);
+        self.reopen(&mut state, desk);
         let Some(at) = state.find(desk) else { return Crossing::Evicted };
         let crossed = state.entries[at].cross(next);
         if let Some((_, to)) = crossed {
@@ -423,21 +494,27 @@ impl<T> Hub<T> {
     /// Waits until there is more than `next`, or there is something to be told. `false` at the deadline.
     pub(crate) fn sleep(&self, desk: &Desk, next: u64, deadline: Option<Instant>) -> bool {
         let mut state = self.monitor.0.lock();
-        let something = |state: &State<T>| state.closed || state.writer.tail() > next || desk.bound() == 0;
+        let something = |state: &State<T>| state.closed || state.tail() > next || desk.bound() == 0;
         if something(&state) {
             return true;
         }
+        let mut slept = false;
         let found = state.wait_until(
             |state| &mut state.sleepers,
             deadline,
             |state| {
+                // Whoever publishes from now on sees that this one sleeps (S3).
+                state.stop(self.barrier);
                 let found = something(state);
-                // Whoever was woken for nothing wakes nobody (H4).
-                state.rousing &= found;
+                if !found {
+                    // Whoever was woken for nothing wakes nobody (H4).
+                    state.rousing = false;
+                    slept = true;
+                }
                 found
             },
         );
-        if found {
+        if found && slept {
             if state.sleepers.is_empty() {
                 state.rousing = false;
             } else {
@@ -452,6 +529,7 @@ impl<T> Hub<T> {
     /// Accepts nothing from now on, and lets everybody know. Idempotent.
     pub(crate) fn close(&self) {
         let mut state = self.monitor.0.lock();
+        state.stop(self.barrier);
         state.closed = true;
         state.limit = 0;
         // ORDERING: Release pairs with the Acquire in `is_closed`.
@@ -464,14 +542,14 @@ impl<T> Hub<T> {
     /// Waits until all subscribers have read everything, or have gone. Those that have not at the deadline, and how much is left to them.
     pub(crate) fn wait_until_drained(&self, deadline: Option<Instant>) -> Vec<(Arc<Desk>, u64)> {
         let left = |state: &State<T>| -> Vec<(Arc<Desk>, u64)> {
-            let tail = state.writer.tail();
+            let tail = state.tail();
             let unread = state.entries.iter().map(|entry| (Arc::clone(&entry.desk), entry.unread(tail)));
             unread.filter(|(_, unread)| *unread > 0).collect()
         };
         let mut state = self.monitor.0.lock();
         let all = |state: &mut State<T>| {
             left(state).is_empty() || {
-                let tail = state.writer.tail();
+                let tail = state.tail();
                 for entry in state.entries.iter().filter(|entry| entry.unread(tail) > 0) {
                     entry.desk.want(entry.position(tail, 0));
                 }

@@ -10,7 +10,10 @@ mod publisher;
 // What the ring is for is to be written and read without a lock; it names its invariants.
 #[expect(unsafe_code, reason = "messages are read where they are, by many threads at once")]
 mod ring;
+#[expect(unsafe_code, reason = "one publisher alone needs no lock")]
+mod seat;
 mod subscriber;
+mod thread;
 mod sync;
 
 use std::fmt;

@@ -1,42 +1,33 @@
 //! The sending side.
 
-use std::cell::Cell;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use fullbore_core::{Patience, Refusal, SendError, Sink};
 
 use super::Shared;
 use super::ring::Moving;
-use crate::here::fresh_id;
-
-/// The running thread's number; never 0, and never another thread's.
-#[inline]
-pub(crate) fn this_thread() -> u64 {
-    // Without a destructor, so that it is there until the very end of a thread.
-    thread_local!(static NUMBER: Cell<u64> = const { Cell::new(0) });
-    NUMBER.with(|number| {
-        if number.get() == 0 {
-            number.set(fresh_id() + 1);
-        }
-        number.get()
-    })
-}
+use super::seat::{Me, Seat};
 
 /// A handle to publish with. Cheap to clone; it does not keep the broadcast open.
 ///
 /// A message that is published is in the ring, once, for all who subscribe. Publishers see one order: each subscriber gets the messages
 /// in it, so those of one publisher in the order of its calls.
 ///
+/// Clone one for each thread: the first thread that publishes much with a handle does so without a lock, as long as no other publishes;
+/// through the same handle no second one will.
+///
 /// As a [`Sink`], `send` is [`publish`](Self::publish).
 pub struct Publisher<T> {
     shared: Arc<Shared<T>>,
+    /// Of the first thread that has published much with it. Others come to the lock.
+    seat: OnceLock<Arc<Seat<T>>>,
 }
 
 impl<T> Publisher<T> {
     pub(super) fn new(shared: Arc<Shared<T>>) -> Self {
-        Self { shared }
+        Self { shared, seat: OnceLock::new() }
     }
 
     /// Publishes a message, waiting for subscriptions with [`LagPolicy::Block`](crate::LagPolicy::Block) that have as much as they may
@@ -77,7 +68,7 @@ impl<T> Publisher<T> {
     /// As [`publish`](Self::publish); what was not published stays in the vector, in order.
     pub fn publish_all(&self, messages: &mut Vec<T>) -> Result<(), Refusal> {
         let mut moving = Moving::new(messages);
-        let result = self.shared.hub.publish_all(&mut moving, Patience::Policy(None), this_thread());
+        let result = self.shared.hub.publish_all(&mut moving, Patience::Policy(None), Me::here(), &self.seat);
         let left = moving.left();
         drop(moving);
         match result {
@@ -94,7 +85,7 @@ impl<T> Publisher<T> {
 
     #[inline]
     fn publish_with(&self, message: T, patience: Patience) -> Result<(), SendError<T>> {
-        match self.shared.hub.publish(message, patience, this_thread()) {
+        match self.shared.hub.publish(message, patience, Me::here(), &self.seat) {
             Ok(waited) => {
                 self.note_wait(waited);
                 Ok(())
@@ -132,7 +123,7 @@ impl<T: Send + Sync> Sink<T> for Publisher<T> {
 
 impl<T> Clone for Publisher<T> {
     fn clone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared) }
+        Self::new(Arc::clone(&self.shared))
     }
 }
 

@@ -158,11 +158,6 @@ pub(crate) struct Writer<T> {
 }
 
 impl<T> Writer<T> {
-    /// The number of the next message.
-    pub(crate) fn tail(&self) -> u64 {
-        self.tail
-    }
-
     /// The first number that needs a new block.
     pub(crate) fn end(&self) -> u64 {
         self.end

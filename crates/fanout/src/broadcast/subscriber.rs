@@ -11,7 +11,7 @@ use super::Shared;
 use super::config::SubscriberConfig;
 use super::error::{ReceiveError, SubscribeError};
 use super::feed::{Feed, Wait};
-use super::publisher::this_thread;
+use super::seat::Me;
 use crate::config::check_name;
 
 /// One service in so many is timed.
@@ -141,7 +141,7 @@ impl<T> Subscriber<T> {
         if !self.feed.is_ready() {
             self.prepare(wait)?;
         }
-        self.feed.set_thread(this_thread());
+        self.feed.set_thread(Me::here().number());
         Ok(self.serve(f))
     }
 
@@ -153,7 +153,7 @@ impl<T> Subscriber<T> {
         if !self.feed.is_ready() {
             self.prepare(wait)?;
         }
-        self.feed.set_thread(this_thread());
+        self.feed.set_thread(Me::here().number());
         let end = self.feed.end_of_present();
         let mut taken = 0;
         loop {
