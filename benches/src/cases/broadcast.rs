@@ -97,18 +97,31 @@ impl Reading {
 
 /// Turns of one publisher on this thread, for readers that live as long as `publish` does.
 fn turns(readers: usize, tally: Arc<Tally>, mut publish: impl FnMut(u64) + 'static) -> Side {
+    Box::new(move |deliveries| turn(readers, deliveries, &tally, &mut publish))
+}
+
+/// The same for readers that spin: they must not do that in the other side's turn, so each turn has new ones, made before it begins.
+fn turns_of_spinners<P: FnMut(u64)>(readers: usize, make: impl Fn(&Arc<Tally>) -> P + 'static) -> Side {
     Box::new(move |deliveries| {
-        let readers = readers as u64;
-        let messages = deliveries.div_ceil(readers);
-        tally.expect(messages * readers);
-        let began = Instant::now();
-        (0..messages).for_each(&mut publish);
-        publish(END);
-        tally.wait();
-        let took = began.elapsed();
-        tally.check(messages, readers);
-        took
+        let tally = Arc::new(Tally::default());
+        let mut publish = make(&tally);
+        // Once through, so that all are there and warm.
+        turn(readers, readers as u64 * BATCH as u64, &tally, &mut publish);
+        turn(readers, deliveries, &tally, &mut publish)
     })
+}
+
+fn turn(readers: usize, deliveries: u64, tally: &Tally, publish: &mut impl FnMut(u64)) -> Duration {
+    let readers = readers as u64;
+    let messages = deliveries.div_ceil(readers);
+    tally.expect(messages * readers);
+    let began = Instant::now();
+    (0..messages).for_each(&mut *publish);
+    publish(END);
+    tally.wait();
+    let took = began.elapsed();
+    tally.check(messages, readers);
+    took
 }
 
 fn ours(readers: usize) -> Side {
@@ -180,25 +193,28 @@ fn ours_in_batches() -> Side {
 }
 
 fn disruptor_in_batches() -> Side {
-    let tally = Arc::new(Tally::default());
-    let mut reading = Reading::new(&tally);
-    let process = move |message: &u64, _, _| reading.see(*message);
-    let mut producer =
-        disruptor::build_single_producer(CAPACITY, || 0_u64, BusySpin).handle_events_with(process).build();
-    let mut batch = Vec::with_capacity(BATCH);
-    turns(1, tally, move |message| {
-        batch.push(message);
-        if batch.len() == BATCH || message == END {
-            producer.batch_publish(batch.len(), |slots| slots.zip(batch.drain(..)).for_each(|(slot, message)| *slot = message));
+    turns_of_spinners(1, |tally| {
+        let mut reading = Reading::new(tally);
+        let process = move |message: &u64, _, _| reading.see(*message);
+        let mut producer =
+            disruptor::build_single_producer(CAPACITY, || 0_u64, BusySpin).handle_events_with(process).build();
+        let mut batch = Vec::with_capacity(BATCH);
+        move |message| {
+            batch.push(message);
+            if batch.len() == BATCH || message == END {
+                let fill = |(slot, message): (&mut u64, u64)| *slot = message;
+                producer.batch_publish(batch.len(), |slots| slots.zip(batch.drain(..)).for_each(fill));
+            }
         }
     })
 }
 
 fn bus(readers: usize) -> Side {
-    let mut bus = Bus::new(CAPACITY);
-    let tally = Arc::new(Tally::default());
-    start_bus(&mut bus, readers, &tally);
-    turns(readers, tally, move |message| bus.broadcast(message))
+    turns_of_spinners(readers, move |tally| {
+        let mut bus = Bus::new(CAPACITY);
+        start_bus(&mut bus, readers, tally);
+        move |message| bus.broadcast(message)
+    })
 }
 
 fn start_bus(bus: &mut Bus<u64>, readers: usize, tally: &Arc<Tally>) {
@@ -300,12 +316,17 @@ fn ours_many() -> Side {
     })
 }
 
+/// New readers for each turn, as in `turns_of_spinners`.
 fn bus_many() -> Side {
-    let mut bus = Bus::new(CAPACITY);
-    let tally = Arc::new(Tally::default());
-    start_bus(&mut bus, 4, &tally);
-    let bus = Arc::new(Mutex::new(bus));
-    turns_of_many(tally, move |message| bus.lock().broadcast(message))
+    Box::new(|deliveries| {
+        let mut bus = Bus::new(CAPACITY);
+        let tally = Arc::new(Tally::default());
+        start_bus(&mut bus, 4, &tally);
+        let bus = Arc::new(Mutex::new(bus));
+        let mut side = turns_of_many(tally, move |message| bus.lock().broadcast(message));
+        side(4 * BATCH as u64);
+        side(deliveries)
+    })
 }
 
 fn crossbeam_many() -> Side {
