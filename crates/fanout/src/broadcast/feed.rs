@@ -260,18 +260,6 @@ impl<T> Feed<T> {
     /// If the callback does; then it is past the message, which has failed.
     #[inline(always)]
     pub(crate) fn serve<R>(&mut self, f: impl FnOnce(&T) -> R) -> R {
-        /// On the way out of a panic.
-        struct Failing<'a, T>(&'a mut Feed<T>);
-        impl<T> Drop for Failing<'_, T> {
-            #[cold]
-            fn drop(&mut self) {
-                let feed = &mut *self.0;
-                feed.failed += 1;
-                feed.desk.set_back(feed.served, feed.failed, feed.jumped);
-                feed.reader.step();
-                feed.moved();
-            }
-        }
         self.desk.begin(self.served);
         let failing = Failing(self);
         let result = failing.0.reader.with(f);
@@ -281,6 +269,32 @@ impl<T> Feed<T> {
         self.reader.step();
         self.moved();
         result
+    }
+
+    /// The same with so many messages, which have to be ready, one after the other.
+    ///
+    /// # Panics
+    /// As [`serve`](Self::serve).
+    #[inline(always)]
+    pub(crate) fn serve_run(&mut self, messages: u64, mut f: impl FnMut(&T)) {
+        let end = self.served + messages;
+        if messages > 0 {
+            self.desk.begin(self.served);
+        }
+        while self.served < end {
+            let failing = Failing(self);
+            failing.0.reader.with(&mut f);
+            std::mem::forget(failing);
+            self.served += 1;
+            // Where one ends the next begins.
+            if self.served < end {
+                self.desk.begin(self.served);
+            } else {
+                self.desk.served(self.served);
+            }
+            self.reader.step();
+            self.moved();
+        }
     }
 
     /// The cursor is elsewhere.
@@ -308,5 +322,19 @@ impl<T> Feed<T> {
         drop(kept);
         let (accepted, _) = self.desk.accounts();
         accepted - self.begun() - self.skipped
+    }
+}
+
+/// On the way out of a callback's panic.
+struct Failing<'a, T>(&'a mut Feed<T>);
+
+impl<T> Drop for Failing<'_, T> {
+    #[cold]
+    fn drop(&mut self) {
+        let feed = &mut *self.0;
+        feed.failed += 1;
+        feed.desk.set_back(feed.served, feed.failed, feed.jumped);
+        feed.reader.step();
+        feed.moved();
     }
 }

@@ -18,7 +18,7 @@ const MOST_SLOTS: u64 = 128;
 const LEAST_SLOTS: u64 = if cfg!(fullbore_loom) { 2 } else { 16 };
 
 /// A publisher that has to wait does so, for a short time, until no more than this part of a lag is unread.
-const AMPLE: u64 = 4;
+const AMPLE: u64 = 16;
 
 /// A publisher that has come to the lock so often in a row goes on without: to take that back costs as much as some of them.
 const SEAT_AFTER: u32 = if cfg!(fullbore_loom) { 1 } else { 32 };
@@ -49,7 +49,10 @@ struct State<T> {
     /// One of the subscribers that sleep has been woken, and will wake others.
     rousing: bool,
     sleepers: Waiters,
+    /// Publishers that wait for any room at all.
     room: Waiters,
+    /// Publishers that wait for ample room, for a millisecond at most: one of them at a time is told, for it will use it all.
+    ample: Waiters,
     /// Closes that wait for subscribers.
     drained: Waiters,
     publisher_looks: Looks,
@@ -96,6 +99,7 @@ impl<T: Send + Sync> Hub<T> {
             rousing: false,
             sleepers: Waiters::of(WaitFor::Work),
             room: Waiters::of(WaitFor::Place),
+            ample: Waiters::of(WaitFor::Place),
             drained: Waiters::new(),
             publisher_looks: Looks::new(),
         };
@@ -114,6 +118,10 @@ impl<T> State<T> {
     /// The number of the next message. It may go on at any time unless nobody is in the seat.
     fn tail(&self) -> u64 {
         self.published.tail()
+    }
+
+    fn line(&mut self, ample: bool) -> &mut Waiters {
+        if ample { &mut self.ample } else { &mut self.room }
     }
 
     /// Has every publisher come to the lock for its next message.
@@ -359,7 +367,7 @@ impl<T> Hub<T> {
                     enough(state)
                 }
             };
-            state.wait_until(|state| &mut state.room, until, enough);
+            state.wait_until(|state| state.line(ample), until, enough);
             let slept = state.now().saturating_duration_since(now);
             state.publisher_looks.learn(slept);
         }
@@ -440,6 +448,7 @@ impl<T> Hub<T> {
     fn moved(state: &mut Locked<'_, State<T>>) {
         state.limit = 0;
         state.notify_all(|state| &mut state.room);
+        state.notify_one(|state| &mut state.ample);
         state.notify_all(|state| &mut state.drained);
     }
 
@@ -536,6 +545,7 @@ impl<T> Hub<T> {
         self.closed.store(1, Ordering::Release);
         state.notify_all(|state| &mut state.sleepers);
         state.notify_all(|state| &mut state.room);
+        state.notify_all(|state| &mut state.ample);
         state.notify_all(|state| &mut state.drained);
     }
 

@@ -158,9 +158,7 @@ impl<T> Subscriber<T> {
         let mut taken = 0;
         loop {
             let run = self.feed.ready().min(end.saturating_sub(self.feed.next())).min((most - taken) as u64);
-            for _ in 0..run {
-                self.serve(&mut f);
-            }
+            self.serve_run(run, &mut f);
             taken += run as usize;
             if taken == most || self.feed.next() >= end {
                 return Ok(taken);
@@ -196,6 +194,23 @@ impl<T> Subscriber<T> {
         let result = self.feed.serve(f);
         std::mem::forget(failing);
         result
+    }
+
+    #[inline]
+    fn serve_run(&mut self, mut run: u64, mut f: impl FnMut(&T)) {
+        while run > 0 {
+            let until_timed = TIMED - self.feed.served() % TIMED;
+            if until_timed == TIMED {
+                self.serve_timed(&mut f);
+                run -= 1;
+            } else {
+                let part = run.min(until_timed);
+                let failing = Failing(&self.station);
+                self.feed.serve_run(part, &mut f);
+                std::mem::forget(failing);
+                run -= part;
+            }
+        }
     }
 
     /// One in so many.
