@@ -42,7 +42,10 @@ impl Round {
     }
 
     /// The number of the next look, if there is to be one.
-    #[expect(clippy::should_implement_trait, reason = "it is asked for between other things, never in a loop of its own")]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "it is asked for between other things, never in a loop of its own"
+    )]
     pub fn next(&mut self) -> Option<u32> {
         let look = self.look;
         if look >= self.bound {

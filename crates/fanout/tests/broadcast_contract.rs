@@ -7,7 +7,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use fullbore_core::{BuildError, EnvReader, PausedClock, Refusal, Shutdown, Sink};
+use fullbore_core::{BuildError, EnvReader, PausedClock, Refusal, SendError, Shutdown, Sink};
 use fullbore_fanout::{
     Broadcast, BroadcastConfig, LagPolicy, Publisher, ReceiveError, SubscribeError, Subscriber, SubscriberConfig,
 };
@@ -180,7 +180,7 @@ fn c1_each_message_is_dropped_once() {
     publisher.publish_all(&mut batch).unwrap();
     broadcast.close();
     let mut batch: Vec<_> = (0..3).map(|_| noted()).collect();
-    assert_eq!(publisher.publish_all(&mut batch), Err(Refusal::Closed));
+    assert_eq!(publisher.publish_all(&mut batch), Err(SendError::new(3, Refusal::Closed)));
     assert_eq!(batch.len(), 3, "given back");
     drop((broadcast, publisher, reader, reject));
     assert_eq!(drops.load(Ordering::SeqCst), 520);
@@ -201,7 +201,11 @@ fn c1_a_message_that_is_being_shown_stays_although_the_ring_goes_round() {
                 assert!(publisher.publish((n, Noted(Arc::clone(&noted.0)))).is_ok());
             }
             assert_eq!(*number, 7);
-            assert_eq!(drops.load(Ordering::SeqCst), 1001 - (9 + 16) - 16, "all but the ring and the block that is shown");
+            assert_eq!(
+                drops.load(Ordering::SeqCst),
+                1001 - (9 + 16) - 16,
+                "all but the ring and the block that is shown"
+            );
         })
         .unwrap();
     assert_eq!(stuck.recv_with(|_| ()), Err(ReceiveError::Skipped(1000 - 16)));
@@ -465,7 +469,7 @@ fn c5_close_wakes_blocked_publishers_and_subscribers_drain() {
         let refused = one.join().unwrap().unwrap_err();
         assert!(refused.is_closed());
         assert_eq!(refused.into_inner(), 2);
-        assert_eq!(all.join().unwrap(), (Err(Refusal::Closed), vec![3, 4]));
+        assert_eq!(all.join().unwrap(), (Err(SendError::new(2, Refusal::Closed)), vec![3, 4]));
     });
     assert!(broadcast.is_closed() && publisher.is_closed());
     assert!(matches!(broadcast.subscribe().join(), Err(SubscribeError::Closed)));
@@ -654,8 +658,7 @@ fn c7_settings_come_from_the_environment() {
         ("APP_RETAIN", "3"),
         ("APP_MAX_WAIT", "2s"),
     ]));
-    let expected =
-        BroadcastConfig { name: "prices".into(), capacity: 64, retain: 3, max_wait: Duration::from_secs(2) };
+    let expected = BroadcastConfig { name: "prices".into(), capacity: 64, retain: 3, max_wait: Duration::from_secs(2) };
     assert_eq!(config.unwrap(), expected);
     let config =
         SubscriberConfig::read(reader(&[("APP_NAME", "screen"), ("APP_LAG", "7"), ("APP_POLICY", "drop_oldest")]));
@@ -735,4 +738,23 @@ fn c11_losses_can_be_followed() {
         assert_eq!(reader.recv(), Err(ReceiveError::Skipped(2)));
     });
     assert!(seen[0].contains("2 messages skipped"), "{seen:?}");
+}
+
+#[test]
+fn the_page_of_the_book() -> Result<(), Box<dyn std::error::Error>> {
+    let mut shown = Vec::new();
+    let mut show = |price| shown.push(price);
+    // ANCHOR: prices
+    let prices = Broadcast::builder().capacity(1024).build()?;
+    let mut screen = prices.subscribe().name("screen").lag(1).policy(LagPolicy::DropOldest).join()?;
+
+    let publisher = prices.publisher(); // one for each thread
+    publisher.publish(101)?;
+    screen.recv_with(|price| show(*price))?; // looks at it where it is; `recv` clones it
+    publisher.publish_all(&mut vec![102, 103])?;
+    assert_eq!(screen.recv(), Err(ReceiveError::Skipped(1)));
+    assert_eq!(screen.recv(), Ok(103));
+    // ANCHOR_END: prices
+    assert_eq!(shown, [101]);
+    Ok(())
 }

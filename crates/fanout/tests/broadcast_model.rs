@@ -144,7 +144,11 @@ impl Model {
         }
     }
 
-    fn batch(&mut self, max: usize, call: impl FnOnce(&mut Subscriber<u64>, &mut Vec<u64>) -> Result<usize, ReceiveError>) {
+    fn batch(
+        &mut self,
+        max: usize,
+        call: impl FnOnce(&mut Subscriber<u64>, &mut Vec<u64>) -> Result<usize, ReceiveError>,
+    ) {
         let mut got = Vec::new();
         match call(&mut self.subscriber, &mut got) {
             Ok(n) => {

@@ -202,7 +202,8 @@ static REFUSED: AtomicU64 = AtomicU64::new(0);
 fn storm(dice: &mut Dice, policies: &[LagPolicy], publishers: usize, readers: usize, messages: u64) {
     let alive = Arc::new(AtomicUsize::new(0));
     let capacity = [1, 2, 7, 64, 256][dice.roll(5) as usize];
-    let broadcast = Broadcast::builder().capacity(capacity).retain(dice.roll(3) as usize % (capacity + 1)).build().unwrap();
+    let broadcast =
+        Broadcast::builder().capacity(capacity).retain(dice.roll(3) as usize % (capacity + 1)).build().unwrap();
     let early = dice.roll(3) == 0;
     REFUSED.store(0, Ordering::Relaxed);
     let published = AtomicU64::new(0);
@@ -317,9 +318,7 @@ fn single_messages_reach_all_who_sleep() {
         for _ in 0..16 {
             let mut reader = broadcast.subscribe().join().unwrap();
             let received = Arc::clone(&received);
-            scope.spawn(move || {
-                while reader.recv_with(|_| received.fetch_add(1, Ordering::SeqCst)).is_ok() {}
-            });
+            scope.spawn(move || while reader.recv_with(|_| received.fetch_add(1, Ordering::SeqCst)).is_ok() {});
         }
         for n in 0..500_u64 {
             broadcast.publisher().publish(n).unwrap();

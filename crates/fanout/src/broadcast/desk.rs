@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::ring::{Apart, Published};
-use super::sync::{AtomicU64, Ordering, spin_loop};
+use super::sync::{AtomicU64, Ordering, spin_loop, yield_now};
 
 /// Nothing of the kind.
 pub(crate) const NONE: u64 = u64::MAX;
@@ -194,7 +194,8 @@ impl Desk {
             let offset = self.told.0.offset.load(Ordering::Acquire);
             let tail = self.published.tail();
             // Else the offset may be an old one, or the tail too new. After `tail`, whose load is an Acquire.
-            if self.told.0.shut.load(Ordering::Acquire) == NONE && self.told.0.offset.load(Ordering::Acquire) == offset {
+            if self.told.0.shut.load(Ordering::Acquire) == NONE && self.told.0.offset.load(Ordering::Acquire) == offset
+            {
                 return (tail.saturating_sub(offset), offset - self.start);
             }
         }
@@ -205,6 +206,7 @@ impl Desk {
             // ORDERING: Acquire pairs with the Releases in `set_back`: who sees one of them does not see a phase before it.
             (self.own.0.failed.load(Ordering::Acquire), self.own.0.jumped.load(Ordering::Acquire))
         };
+        let mut looks = 0_u32;
         loop {
             let before = set_back();
             // ORDERING: Acquire pairs with the Releases of the subscriber: what `set_back` wrote before it is seen below.
@@ -214,7 +216,9 @@ impl Desk {
                 let (failed, jumped) = before;
                 return Stand { served: phase / 2, in_callback: phase % 2, failed, jumped };
             }
-            spin_loop();
+            // It is a few instructions away, unless its thread was put aside among them.
+            looks += 1;
+            if looks < 64 { spin_loop() } else { yield_now() }
         }
     }
 

@@ -85,7 +85,11 @@ impl<T> Entry<T> {
 
     /// Its cursor is where a gap begins: how many it misses, and where it goes on.
     pub(crate) fn cross(&mut self, next: u64) -> Option<(u64, u64)> {
-        let gap = self.gaps.pop_front_if(|gap| gap.0 == next && gap.1 != NONE);
+        let ends_here = |gap: &&(u64, u64)| gap.0 == next && gap.1 != NONE;
+        let gap = self.gaps.front().filter(ends_here).copied();
+        if gap.is_some() {
+            self.gaps.pop_front();
+        }
         self.tell_bound();
         gap.map(|(from, to)| (to - from, to))
     }

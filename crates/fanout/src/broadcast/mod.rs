@@ -13,8 +13,8 @@ mod ring;
 #[expect(unsafe_code, reason = "one publisher alone needs no lock")]
 mod seat;
 mod subscriber;
-mod thread;
 mod sync;
+mod thread;
 
 use std::fmt;
 use std::sync::Arc;
@@ -90,7 +90,6 @@ impl<T> Broadcast<T> {
 
     /// Settings of a new subscription. It gets what is published from [`join`](SubscriberBuilder::join) on, and before that what is
     /// [retained](BroadcastBuilder::retain).
-    #[must_use]
     pub fn subscribe(&self) -> SubscriberBuilder<T> {
         SubscriberBuilder::new(Arc::clone(&self.shared))
     }
@@ -166,8 +165,7 @@ impl<T> Shared<T> {
 impl<T: Send + Sync> Shared<T> {
     fn new(config: BroadcastConfig, clock: fullbore_core::Clock) -> Arc<Self> {
         let hub = Arc::new(Hub::new(config.capacity, config.max_wait, clock));
-        let station =
-            Station::builder(config.name.clone()).kind(StationKind::Fanout).capacity(config.capacity).build();
+        let station = Station::builder(config.name.clone()).kind(StationKind::Fanout).capacity(config.capacity).build();
         let published = Arc::clone(hub.published());
         station.counts_from(move || {
             let tail = published.tail();

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use fullbore_core::{Patience, Refusal, SendError, Sink};
+use fullbore_core::{Patience, SendError, Sink};
 
 use super::Shared;
 use super::ring::Moving;
@@ -34,8 +34,8 @@ impl<T> Publisher<T> {
     /// have, for at most [`max_wait`](crate::BroadcastBuilder::max_wait). It is published also if there is no subscription at all.
     ///
     /// # Errors
-    /// The message, with the reason: [`Closed`](Refusal::Closed); [`TimedOut`](Refusal::TimedOut);
-    /// [`Full`](Refusal::Full) where it would wait for a subscriber whose callback runs on this thread, and so for itself.
+    /// The message, with the reason: [`Closed`](fullbore_core::Refusal::Closed); [`TimedOut`](fullbore_core::Refusal::TimedOut);
+    /// [`Full`](fullbore_core::Refusal::Full) where it would wait for a subscriber whose callback runs on this thread, and so for itself.
     ///
     /// # Deadlock
     /// Waits in vain, up to `max_wait`, for a subscriber that the calling thread itself would have to read from.
@@ -47,7 +47,7 @@ impl<T> Publisher<T> {
     /// Publishes a message if nobody has to be waited for.
     ///
     /// # Errors
-    /// The message: [`Full`](Refusal::Full) or [`Closed`](Refusal::Closed).
+    /// The message: [`Full`](fullbore_core::Refusal::Full) or [`Closed`](fullbore_core::Refusal::Closed).
     #[inline]
     pub fn try_publish(&self, message: T) -> Result<(), SendError<T>> {
         self.publish_with(message, Patience::Try)
@@ -65,8 +65,8 @@ impl<T> Publisher<T> {
     /// it has to wait. Each wait for room is as long as in [`publish`](Self::publish).
     ///
     /// # Errors
-    /// As [`publish`](Self::publish); what was not published stays in the vector, in order.
-    pub fn publish_all(&self, messages: &mut Vec<T>) -> Result<(), Refusal> {
+    /// As [`publish`](Self::publish), with the number of messages that were not published; they stay in the vector, in order.
+    pub fn publish_all(&self, messages: &mut Vec<T>) -> Result<(), SendError<usize>> {
         let mut moving = Moving::new(messages);
         let result = self.shared.hub.publish_all(&mut moving, Patience::Policy(None), Me::here(), &self.seat);
         let left = moving.left();
@@ -78,7 +78,7 @@ impl<T> Publisher<T> {
             }
             Err(reason) => {
                 self.shared.station.refused(left);
-                Err(reason)
+                Err(SendError::new(left, reason))
             }
         }
     }

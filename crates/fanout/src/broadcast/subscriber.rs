@@ -227,15 +227,11 @@ impl<T> Subscriber<T> {
     /// Counts and tells what was lost.
     #[cold]
     fn told(&self, error: ReceiveError) -> ReceiveError {
-        match error {
-            ReceiveError::Skipped(lost) | ReceiveError::Evicted(lost) => {
-                if lost > 0 {
-                    self.station.departed(Departure::Dropped, lost as usize);
-                    self.shared.events.emit(Event::Drop, || format!("{}: {error}", self.name));
-                }
-            }
-            ReceiveError::Missed(_) => self.shared.events.emit(Event::Drop, || format!("{}: {error}", self.name)),
-            _ => {}
+        if let ReceiveError::Skipped(lost) | ReceiveError::Evicted(lost) = error {
+            self.station.departed(Departure::Dropped, lost as usize);
+        }
+        if error.lost().is_some_and(|lost| lost > 0) {
+            self.shared.events.emit(Event::Drop, || format!("{}: {error}", self.name));
         }
         error
     }
