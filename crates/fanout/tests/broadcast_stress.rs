@@ -342,9 +342,8 @@ fn stations_read_meanwhile_make_sense() {
                 let station = reader.station().clone();
                 scope.spawn(move || {
                     loop {
-                        match reader.recv_with(|_| ()) {
-                            Err(ReceiveError::Closed | ReceiveError::Evicted(_)) => break,
-                            _ => {}
+                        if let Err(ReceiveError::Closed | ReceiveError::Evicted(_)) = reader.recv_with(|_| ()) {
+                            break;
                         }
                     }
                 });

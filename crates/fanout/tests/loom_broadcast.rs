@@ -154,17 +154,17 @@ fn two_publishers() {
         };
         let reader = thread::spawn(move || {
             let mut received = Vec::new();
-            while received.len() < 4 {
+            while received.len() < 3 {
                 feed.prepare(Wait::Until(None)).unwrap();
                 received.push(feed.serve(|number| *number));
             }
             received
         });
-        Publisher::new(&hub).publish(0..2);
+        Publisher::new(&hub).publish(0..1);
         other.join().unwrap();
         let received = reader.join().unwrap();
         let of = |low: bool| received.iter().copied().filter(|n| (*n < 10) == low).collect::<Vec<_>>();
-        assert_eq!((of(true), of(false)), (vec![0, 1], vec![10, 11]), "in the order of each");
+        assert_eq!((of(true), of(false)), (vec![0], vec![10, 11]), "in the order of each");
     });
 }
 
@@ -176,14 +176,14 @@ fn two_publishers_and_the_seat() {
         let mut feed = feed(&hub, 8, LagPolicy::Block);
         let other = {
             let hub = Arc::clone(&hub);
-            thread::spawn(move || Publisher::new(&hub).publish(10..13))
+            thread::spawn(move || Publisher::new(&hub).publish(10..12))
         };
         Publisher::new(&hub).publish(0..3);
         other.join().unwrap();
         hub.close();
         let (received, _) = drain(&mut feed);
         let of = |low: bool| received.iter().copied().filter(|n| (*n < 10) == low).collect::<Vec<_>>();
-        assert_eq!((of(true), of(false)), (vec![0, 1, 2], vec![10, 11, 12]), "in the order of each");
+        assert_eq!((of(true), of(false)), (vec![0, 1, 2], vec![10, 11]), "in the order of each");
     });
 }
 
