@@ -143,6 +143,27 @@ fn sleepers_wake_each_other() {
     });
 }
 
+/// Whoever is woken for nothing, or with what it has read already, is in nobody's way at the next message.
+#[test]
+fn sleepers_wake_each_other_again() {
+    model(|| {
+        let hub = hub(4);
+        let subscribers: Vec<_> = (0..2)
+            .map(|_| {
+                let mut feed = feed(&hub, 4, LagPolicy::Block);
+                thread::spawn(move || {
+                    for n in 7..9 {
+                        feed.prepare(Wait::Until(None)).unwrap();
+                        assert_eq!(feed.serve(|number| *number), n);
+                    }
+                })
+            })
+            .collect();
+        Publisher::new(&hub).publish(7..9);
+        subscribers.into_iter().for_each(|subscriber| subscriber.join().unwrap());
+    });
+}
+
 #[test]
 fn two_publishers() {
     model(|| {
