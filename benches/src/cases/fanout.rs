@@ -8,7 +8,7 @@ use std::time::Instant;
 use crossbeam_channel::bounded;
 use fullbore_fanout::{Receiver, Router};
 
-use super::FITS;
+use super::{FITS, broadcast};
 use crate::measure::{Case, Side, Tally};
 
 /// The subscription's default.
@@ -21,14 +21,16 @@ const CROSSBEAM: &str = "crossbeam-channel and Arc";
 /// See the module.
 #[must_use]
 pub fn cases() -> Vec<Case> {
-    vec![
+    let mut cases = vec![
         receivers("publish and receive, 1 receiver", 1),
         receivers("publish and receive, 4 receivers", 4),
         receivers("publish and receive, 16 receivers", 16),
         Case::new("publish to handled, 4 handlers", 1, || ours_handled(4)).against(CROSSBEAM, || crossbeam_handled(4)),
         Case::new("a delivery, as receivers grow to 16", 1, || ours_received(16))
             .against("itself, 1 receiver", || ours_received(1)),
-    ]
+    ];
+    cases.extend(broadcast::cases());
+    cases
 }
 
 fn receivers(name: &'static str, receivers: u64) -> Case {

@@ -8,6 +8,7 @@ pub mod batch_db;
 pub mod batch_keyed;
 pub mod batch_reduce;
 pub mod batch_send;
+mod broadcast;
 pub mod cache;
 pub mod cache_hit;
 pub mod cache_insert;
@@ -77,7 +78,7 @@ pub struct Amount {
 pub const AREAS: &[Area] = &[
     Area { name: "batch", cases: batch::cases, counts: |_| batch::counts(), amounts: Vec::new },
     Area { name: "cache", cases: cache::cases, counts: cache::counts, amounts: cache::amounts },
-    Area { name: "fanout", cases: fanout::cases, counts: |_| Vec::new(), amounts: Vec::new },
+    Area { name: "fanout", cases: fanout::cases, counts: broadcast::counts, amounts: Vec::new },
     Area { name: "limit", cases: limit::cases, counts: |_| limit::counts(), amounts: Vec::new },
     Area { name: "metrics", cases: metrics::cases, counts: |_| metrics::counts(), amounts: Vec::new },
     Area { name: "pool", cases: pool::cases, counts: pool::counts, amounts: Vec::new },

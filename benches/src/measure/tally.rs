@@ -41,8 +41,11 @@ impl Tally {
 
     /// The same, where the numbers are parts of the items.
     pub fn add_each(&self, n: usize, items: impl Iterator<Item = u64>) {
-        let n = n as u64;
-        let sum = items.fold(0, |sum: u64, item| sum.wrapping_add(item));
+        self.add_sum(n as u64, items.fold(0, |sum: u64, item| sum.wrapping_add(item)));
+    }
+
+    /// The same, where somebody has counted and summed them up.
+    pub fn add_sum(&self, n: u64, sum: u64) {
         let before = self.seen.fetch_add(packed(n, sum), Ordering::Relaxed) & COUNT;
         let target = self.target.load(Ordering::Relaxed);
         if before < target && before + n >= target {

@@ -75,7 +75,6 @@ mod inside;
 #[expect(unsafe_code, reason = "items go from thread to thread without a lock")]
 mod intake;
 mod keyed;
-mod looks;
 mod outcomes;
 #[cfg(feature = "postgres")]
 mod postgres;

@@ -4,11 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use fullbore_core::{Clock, Failure, Monitor, WaitFor, Waiters, contain};
+use fullbore_core::{Clock, Failure, Monitor, WaitFor, Waiters, contain, looks};
 use fullbore_metrics::StationId;
 
 use crate::error::OwnThread;
-use crate::{inside, looks};
+use crate::inside;
 
 /// The claim to one item's result. It may be dropped: the item is processed all the same.
 ///

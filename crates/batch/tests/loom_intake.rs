@@ -6,8 +6,6 @@
 
 #[path = "../src/intake/mod.rs"]
 mod intake;
-#[path = "../src/looks.rs"]
-mod looks;
 #[path = "../src/sync.rs"]
 mod sync;
 

@@ -45,12 +45,16 @@
 #![forbid(unsafe_code)]
 
 mod backoff;
+#[doc(hidden)]
+pub mod barrier;
 mod clock;
 mod crew;
 mod env;
 mod error;
 mod events;
 mod inbox;
+#[doc(hidden)]
+pub mod looks;
 mod monitor;
 mod overflow;
 mod parker;

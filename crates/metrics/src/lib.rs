@@ -112,7 +112,7 @@ pub use crate::{
     },
     sample::{random, sampled},
     snapshot::{Counts, StationSnapshot},
-    station::{Departure, Outcome, Station, StationBuilder, StationId, StationKind},
+    station::{Departure, Elsewhere, Outcome, Station, StationBuilder, StationId, StationKind},
     watch::Watch,
     window::{Window, Windows},
 };

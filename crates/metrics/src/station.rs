@@ -125,11 +125,24 @@ struct Facts {
     born: Instant,
     feeds: Edges,
     held_by: Edges,
-    /// Arrivals that are counted elsewhere. Held by readers from their first look to their last.
-    elsewhere: Mutex<Option<ArrivalSource>>,
+    /// What is counted elsewhere. Held by readers from their first look to their last.
+    elsewhere: Mutex<Option<Source>>,
 }
 
-type ArrivalSource = Box<dyn Fn() -> u64 + Send + Sync>;
+type Source = Box<dyn Fn() -> Elsewhere + Send + Sync>;
+
+/// Counts that a primitive keeps itself, for [`Station::counts_from`]. None of them ever falls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// Items done.
+    pub served: u64,
+    /// Items whose service began.
+    pub begun: u64,
+    /// Items that came in.
+    pub arrivals: u64,
+    /// Items refused at the door.
+    pub refused: u64,
+}
 
 /// Stations that another one depends on, as long as somebody has a handle of them.
 #[derive(Default)]
@@ -404,7 +417,7 @@ impl Station {
     pub fn counts(&self) -> Counts {
         self.handle.get().map_or_else(Counts::default, |shared| {
             let elsewhere = shared.meta.elsewhere.lock();
-            shared.read(|cells| count(cells).0).with_arrivals(elsewhere.as_ref())
+            shared.read(|cells| count(cells).0).with(elsewhere.as_ref())
         })
     }
 
@@ -429,20 +442,30 @@ impl Station {
     /// assert_eq!(station.counts().arrivals, 3);
     /// ```
     pub fn arrivals_from(&self, source: impl Fn() -> u64 + Send + Sync + 'static) {
+        self.counts_from(move || Elsewhere { arrivals: source(), ..Elsewhere::default() });
+    }
+
+    /// As [`arrivals_from`](Self::arrivals_from), for a primitive that knows more of its counts anyway. `source` must read them in
+    /// the order of [`Elsewhere`], so that none exceeds its cause. What else happens to the same items, a failure for example,
+    /// is counted here.
+    pub fn counts_from(&self, source: impl Fn() -> Elsewhere + Send + Sync + 'static) {
         self.replace_source(Some(Box::new(source)));
     }
 
-    /// Keeps what the source of [`arrivals_from`](Self::arrivals_from) says now, and lets go of it.
+    /// Keeps what the source of [`arrivals_from`](Self::arrivals_from) or [`counts_from`](Self::counts_from) says now, and lets
+    /// go of it.
     pub fn settle_arrivals(&self) {
         self.replace_source(None);
     }
 
-    fn replace_source(&self, by: Option<ArrivalSource>) {
+    fn replace_source(&self, by: Option<Source>) {
         let mut elsewhere = self.shared().meta.elsewhere.lock();
         let old = mem::replace(&mut *elsewhere, by);
         if let Some(source) = &old {
             // No reader is between: each sees it here or there.
-            self.count(Way::Arrived, source() as usize);
+            let Elsewhere { served, begun, arrivals, refused } = source();
+            let kept = [(Way::Refused, refused), (Way::Arrived, arrivals), (Way::Begun, begun), (Way::Served, served)];
+            kept.into_iter().filter(|(_, n)| *n > 0).for_each(|(way, n)| self.count(way, n as usize));
         }
         drop(elsewhere);
         drop(old);
@@ -465,7 +488,7 @@ impl Station {
         let facts = &shared.meta;
         let elsewhere = facts.elsewhere.lock();
         let seen = shared.read(Seen::read);
-        let counts = seen.counts.with_arrivals(elsewhere.as_ref());
+        let counts = seen.counts.with(elsewhere.as_ref());
         drop(elsewhere);
         StationSnapshot {
             taken: Instant::now(),
@@ -531,8 +554,14 @@ fn count(cells: &Cells<StationCell>) -> (Counts, u64) {
 
 impl Counts {
     /// Read after all others, so that no begin is seen without its arrival.
-    fn with_arrivals(mut self, elsewhere: Option<&ArrivalSource>) -> Self {
-        self.arrivals = self.arrivals.saturating_add(elsewhere.map_or(0, |source| source()));
+    fn with(mut self, elsewhere: Option<&Source>) -> Self {
+        if let Some(source) = elsewhere {
+            let Elsewhere { served, begun, arrivals, refused } = source();
+            self.served = self.served.saturating_add(served);
+            self.begun = self.begun.saturating_add(begun);
+            self.arrivals = self.arrivals.saturating_add(arrivals);
+            self.refused = self.refused.saturating_add(refused);
+        }
         self
     }
 }

@@ -22,7 +22,8 @@ use std::ops::Range;
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use super::barrier::Barrier;
+use fullbore_core::barrier::Barrier;
+
 use super::ring::{BLOCK, Ring};
 use crate::sync::{AtomicU64, Ordering, spin_loop, yield_now};
 

@@ -1,6 +1,5 @@
 //! The way from many senders to the workers. `README.md` beside this file has the protocol.
 
-mod barrier;
 mod lane;
 mod places;
 mod ring;
@@ -12,14 +11,14 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use fullbore_core::barrier::Barrier;
+use fullbore_core::looks::{self, Looks, pause};
 use fullbore_core::{
     Clock, FAIR_AFTER, Locked, Monitor, Overflow, Patience, Refusal, SendError, WaitFor, Waiters, contain, earlier,
 };
 use thread_local::ThreadLocal;
 
-use crate::looks::{self, Looks, pause};
 use crate::sync::{AtomicU64, Ordering};
-use barrier::Barrier;
 use lane::Apart;
 pub(crate) use lane::Lane;
 use places::{HasPlaces, Places};

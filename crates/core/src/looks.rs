@@ -1,4 +1,4 @@
-//! How long to look before going to sleep.
+//! How long to look before going to sleep. Not for users: hidden, and outside what versions promise.
 //!
 //! A sleep and a wake-up cost a few microseconds of both threads, and on many machines tens of microseconds go by in between. Whoever
 //! sleeps too early where things come thick and fast sets a rhythm of sleeps for both sides; whoever looks too long where
@@ -6,15 +6,15 @@
 
 use std::time::{Duration, Instant};
 
-use fullbore_core::Clock;
-
-use crate::sync::{spin_loop, yield_now};
+use crate::clock::Clock;
+use crate::shim::{spin_loop, yield_now};
 
 /// The first looks are close together; later ones let other threads run first.
 const CLOSE: u32 = 8;
 /// Pauses between two close looks: a sender fills a batch in 200 ns.
 const PAUSES: u32 = 20;
-pub(crate) const LEAST: u32 = 12;
+/// The bound that is never gone below.
+pub const LEAST: u32 = 12;
 /// Under the model checker nobody looks: it would only try more orders of the same.
 const OFF: bool = cfg!(fullbore_loom);
 /// Some 50 microseconds where no other thread wants to run.
@@ -26,7 +26,8 @@ const LONG: Duration = Duration::from_micros(50);
 const SHORT: Duration = Duration::from_micros(100);
 
 /// One wait's looks.
-pub(crate) struct Round {
+#[derive(Debug)]
+pub struct Round {
     look: u32,
     bound: u32,
     since: Option<Instant>,
@@ -34,13 +35,18 @@ pub(crate) struct Round {
 
 impl Round {
     /// So many looks at most; none on a clock that stands still, where they teach nothing.
-    pub(crate) fn new(bound: u32, clock: &Clock) -> Self {
+    #[must_use]
+    pub fn new(bound: u32, clock: &Clock) -> Self {
         let of_use = !OFF && matches!(clock, Clock::Real);
         Self { look: 0, bound: if of_use { bound } else { 0 }, since: None }
     }
 
     /// The number of the next look, if there is to be one.
-    pub(crate) fn next(&mut self) -> Option<u32> {
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "it is asked for between other things, never in a loop of its own"
+    )]
+    pub fn next(&mut self) -> Option<u32> {
         let look = self.look;
         if look >= self.bound {
             return None;
@@ -59,26 +65,35 @@ impl Round {
 
 /// The bound on the looks of one side.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Looks(u32);
+pub struct Looks(u32);
 
 impl Looks {
-    pub(crate) const fn new() -> Self {
+    /// The least.
+    #[must_use]
+    pub const fn new() -> Self {
         Self(LEAST)
     }
 
     /// So many looks at most.
-    pub(crate) const fn bound(self) -> u32 {
+    #[must_use]
+    pub const fn bound(self) -> u32 {
         self.0
     }
 
     /// Somebody has slept so long.
-    pub(crate) fn learn(&mut self, slept: Duration) {
+    pub fn learn(&mut self, slept: Duration) {
         self.0 = if slept < SHORT { (self.0 * 2).min(MOST) } else { (self.0 / 2).max(LEAST) };
     }
 }
 
+impl Default for Looks {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// Before the look with this number.
-pub(crate) fn pause(look: u32) {
+pub fn pause(look: u32) {
     if look < CLOSE {
         (0..PAUSES).for_each(|_| spin_loop());
     } else {
@@ -89,7 +104,7 @@ pub(crate) fn pause(look: u32) {
 #[cfg(all(test, not(fullbore_loom)))]
 mod tests {
     use super::{CLOSE, LEAST, LONG, Looks, MOST, Round, SHORT};
-    use fullbore_core::{Clock, PausedClock};
+    use crate::{Clock, PausedClock};
     use std::time::{Duration, Instant};
 
     #[test]

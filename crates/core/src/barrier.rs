@@ -1,4 +1,4 @@
-//! A fence that costs one side nothing, because the other side pays for both.
+//! A fence that costs one side nothing, because the other side pays for both. Not for users: hidden, and outside what versions promise.
 //!
 //! A store and a later load of another word may swap places in a processor's store buffer. Two threads that each store, then look
 //! at what the other has stored, need a full fence each, and that costs more than all the rest of a send. Linux can
@@ -8,24 +8,25 @@
 use std::sync::OnceLock;
 use std::sync::atomic::compiler_fence;
 
-use crate::sync::{Ordering, fence};
+use crate::shim::{Ordering, fence};
 
 /// Which of the two ways this process has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Barrier {
+pub struct Barrier {
     one_sided: bool,
 }
 
 impl Barrier {
     /// The best way of this system. All users must have the same: it is found out once.
-    pub(super) fn of_this_process() -> Self {
+    #[must_use]
+    pub fn of_this_process() -> Self {
         static FOUND: OnceLock<bool> = OnceLock::new();
         Self { one_sided: *FOUND.get_or_init(register) }
     }
 
     /// Between the frequent side's store and its load.
     #[inline]
-    pub(super) fn light(self) {
+    pub fn light(self) {
         if self.one_sided {
             compiler_fence(Ordering::SeqCst);
         } else {
@@ -34,7 +35,7 @@ impl Barrier {
     }
 
     /// Between the other side's store and its load.
-    pub(super) fn heavy(self) {
+    pub fn heavy(self) {
         // Its own half, and what makes the two halves of two heavy sides meet.
         fence(Ordering::SeqCst);
         if self.one_sided {
@@ -59,7 +60,7 @@ fn interrupt_all() {
     let done = membarrier(MembarrierCommand::PrivateExpedited).or_else(|_| membarrier(MembarrierCommand::Global));
     if let Err(error) = done {
         // Senders have been told that they need no fence. Without one an item could be lost, which is worse than an end.
-        eprintln!("fullbore-batch: membarrier, which there was at the start, is gone: {error}");
+        eprintln!("fullbore: membarrier, which there was at the start, is gone: {error}");
         std::process::abort();
     }
 }
