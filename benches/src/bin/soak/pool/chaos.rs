@@ -16,7 +16,7 @@ use super::subject::{Guard, Subject};
 use crate::chance::Chance;
 use crate::watch::HANG;
 
-/// So long, and so many looks of ours, nobody waits who could have an idle connection.
+/// So long, and so many looks of ours, nobody waits who could have an idle connection, or one that is made for him.
 const UNSERVED: Duration = Duration::from_millis(300);
 const UNSERVED_LOOKS: usize = 20;
 
@@ -276,12 +276,15 @@ impl<S: Subject> Arena<S> {
             }
             // Of a keyed pool the idle ones may be of other keys, for which one is closed and another made.
             let usable = !status.paused && (!S::KEYED || (status.connecting == 0 && self.is_calm()));
-            if usable && status.available > 0 && status.waiting > 0 {
+            // Or one would be made for him: there is room, and the server is well.
+            let none_made = status.size < status.max_size && status.connecting == 0 && status.stuck == 0;
+            let possible = status.available > 0 || (none_made && self.server.mood() == Mood::Well);
+            if usable && possible && status.waiting > 0 {
                 let since = *since.get_or_insert_with(Instant::now);
                 looks += 1;
                 // If the machine stands still, so do we.
                 if looks > UNSERVED_LOOKS && since.elapsed() > UNSERVED && status.oldest_wait > UNSERVED {
-                    self.server.complain(format!("somebody waits although a connection is idle: {status:?}"));
+                    self.server.complain(format!("somebody waits who could have a connection: {status:?}"));
                 }
             } else {
                 (since, looks) = (None, 0);
