@@ -172,6 +172,41 @@ fn a_guard_that_moves_counts_where_it_is_used() {
     });
 }
 
+/// Afterwards it looks like a lost wake-up: somebody waited for all of its time, and a connection is idle. Only while it lasts the
+/// pool can tell: all are out, to threads that stand in line.
+#[test]
+fn threads_that_hold_all_and_ask_for_more_wait_until_one_of_them_gives_up() {
+    let (clock, db) = (PausedClock::new(), Db::new());
+    let builder = pool(&db, &clock, 2).nested(Nested::Warn).get_timeout(SECOND * 20).leak_after(SECOND);
+    let pool = builder.idle_timeout(SECOND / 2).max_lifetime(SECOND * 2).build().unwrap();
+    thread::scope(|scope| {
+        let held = [pool.get().unwrap(), pool.get().unwrap()];
+        let mut in_line = 0;
+        let callers = held.map(|held| {
+            let pool = &pool;
+            let caller = scope.spawn(move || {
+                let another = pool.get();
+                drop(held);
+                another
+            });
+            in_line += 1;
+            clock.wait_for_waiters(in_line);
+            clock.advance(SECOND / 100);
+            caller
+        });
+        let status = pool.status();
+        assert_eq!((status.size, status.available, status.waiting), (2, 0, 2), "{status:?}");
+        assert_eq!(pool.checkouts().len(), 2);
+        clock.advance(SECOND * 20 - SECOND / 50);
+        let [first, second] = callers.map(|caller| caller.join().unwrap());
+        assert!(first.unwrap_err().is_timeout());
+        assert!(second.is_ok(), "what the first one held was in its way: {second:?}");
+    });
+    let (status, stats) = (pool.status(), pool.stats());
+    assert_eq!((status.size, status.available, status.waiting), (1, 1, 0), "{status:?}");
+    assert_eq!((stats.connected, stats.closed_old, stats.closed_idle), (3, 2, 0), "{stats:?}");
+}
+
 #[test]
 fn a_panic_of_the_holder_does_not_leave_it_counted() {
     let (_clock, pool) = nested(Nested::Refuse);

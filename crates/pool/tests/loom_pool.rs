@@ -225,3 +225,48 @@ fn a_pause_meets_a_return_and_a_waiter() {
         is_quiet(&pool, 1);
     });
 }
+
+#[test]
+fn a_resize_meets_a_return_and_a_waiter() {
+    for max_size in [1, 2] {
+        loom::model(move || {
+            let clock = PausedClock::new();
+            let pool = pool(&clock);
+            pool.resize(3 - max_size);
+            let held = pool.get(&'a').unwrap();
+            let waiter = {
+                let pool = pool.clone();
+                thread::spawn(move || assert_eq!(*pool.get(&'a').unwrap(), 'a'))
+            };
+            let user = thread::spawn(move || drop(held));
+            pool.resize(max_size);
+            waiter.join().unwrap();
+            user.join().unwrap();
+            let available = pool.status().available;
+            assert!((1..=max_size).contains(&available), "{available} of {max_size}");
+            is_quiet(&pool, available);
+        });
+    }
+}
+
+#[test]
+fn one_who_looks_through_meets_a_return_and_a_waiter() {
+    for keep in [true, false] {
+        loom::model(move || {
+            let clock = PausedClock::new();
+            let pool = pool(&clock);
+            let held = pool.get(&'a').unwrap();
+            let waiter = {
+                let pool = pool.clone();
+                thread::spawn(move || assert_eq!(*pool.get(&'a').unwrap(), 'a'))
+            };
+            let user = thread::spawn(move || drop(held));
+            // Whatever it takes in hand it gives back, or another one is made.
+            let looked_at = pool.retain(|_, _, _| keep);
+            assert!(looked_at.retained + looked_at.removed.len() <= 1);
+            waiter.join().unwrap();
+            user.join().unwrap();
+            is_quiet(&pool, pool.status().available);
+        });
+    }
+}

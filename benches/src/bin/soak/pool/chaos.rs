@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use fullbore_pool::{Config, GetError, Nested, OnPanic, WhileDown};
@@ -16,7 +16,7 @@ use super::subject::{Guard, Subject};
 use crate::chance::Chance;
 use crate::watch::HANG;
 
-/// So long, and so many looks of ours, nobody waits who could have an idle connection.
+/// So long, and so many looks of ours, nobody waits who could have an idle connection, or one that is made for him.
 const UNSERVED: Duration = Duration::from_millis(300);
 const UNSERVED_LOOKS: usize = 20;
 
@@ -64,23 +64,26 @@ impl<S: Subject> Arena<S> {
     /// How things are, for whoever has to find out why.
     pub(super) fn tell(&self) -> String {
         let (live, calls) = (self.server.live(), self.calls.load(SeqCst));
-        format!("{live} connections, {calls} calls, {:?}, {:?}", self.pool.status(), self.pool.stats())
+        let (status, stats, out) = (self.pool.status(), self.pool.stats(), self.pool.checkouts());
+        format!("{live} connections, {calls} calls, {status:?}, {stats:?}, out: {out:?}")
     }
 
     /// All of them at work for `time`.
     pub(super) fn round(&self, threads: usize, time: Duration, close: bool, chance: &mut Chance) {
         self.stop.store(false, SeqCst);
-        let stopped = thread::scope(|scope| {
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
             let (janitor, given) = sync_channel(8);
             scope.spawn(move || clean(&given));
-            for _ in 0..threads {
+            let callers = (0..threads).map(|_| {
                 let (mut chance, janitor) = (Chance::new(chance.next()), janitor.clone());
                 scope.spawn(move || {
                     while !self.stop.load(SeqCst) {
                         self.contain(|| self.call(&mut chance, &janitor));
                     }
-                });
-            }
+                })
+            });
+            let callers: Vec<_> = callers.collect();
             drop(janitor);
             let mut operator = Chance::new(chance.next());
             scope.spawn(move || {
@@ -91,7 +94,7 @@ impl<S: Subject> Arena<S> {
                 // Whoever waits is served now. What was paused is resumed.
                 self.server.change_to(Mood::Well);
             });
-            scope.spawn(|| self.look(&self.stop));
+            scope.spawn(|| self.look(&done));
             if close {
                 thread::sleep(chance.time(time));
                 self.closing.store(true, SeqCst);
@@ -100,12 +103,18 @@ impl<S: Subject> Arena<S> {
             }
             thread::sleep(time);
             self.stop.store(true, SeqCst);
-            Instant::now()
+            let stopped = Instant::now();
+            let mut served = true;
+            while !callers.iter().all(ScopedJoinHandle::is_finished) {
+                // While it lasts: afterwards nobody can tell why.
+                if served && stopped.elapsed() > SERVED {
+                    served = false;
+                    self.server.complain(format!("all is well again, and somebody has waited since: {}", self.tell()));
+                }
+                thread::sleep(MILLI);
+            }
+            done.store(true, SeqCst);
         });
-        let took = stopped.elapsed();
-        if took > SERVED {
-            self.server.complain(format!("all was well again, and somebody waited for {took:?}: {}", self.tell()));
-        }
     }
 
     /// User code panics on purpose only.
@@ -124,7 +133,7 @@ impl<S: Subject> Arena<S> {
         if chance.one_in(8) {
             return self.call_with(key, chance);
         }
-        let Some(mut guard) = self.get(key, chance) else {
+        let Some(mut guard) = self.get(key, chance, false) else {
             // Who goes without tries again after a while, as a rule.
             if !chance.one_in(8) {
                 thread::sleep(chance.time(MILLI * 2));
@@ -144,7 +153,7 @@ impl<S: Subject> Arena<S> {
             }
             3 => drop(janitor.send((guard, chance.time(MILLI * 2)))),
             4 => guard.broken = true,
-            5 => drop(self.get(key + chance.below(2), chance)),
+            5 => drop(self.get(key + chance.below(2), chance, true)),
             6 | 7 => thread::sleep(chance.time(MILLI * 5)),
             8 => thread::yield_now(),
             _ => {}
@@ -166,7 +175,9 @@ impl<S: Subject> Arena<S> {
         }
     }
 
-    fn get(&self, key: u64, chance: &mut Chance) -> Option<Guard<S>> {
+    /// Who holds one does not wait for another for as long as the pool lets it: when everything is out to threads that do, each waits
+    /// for the others. That is theirs to know, and not the pool's to prevent, unless it is `Nested::Refuse`.
+    fn get(&self, key: u64, chance: &mut Chance, holds_one: bool) -> Option<Guard<S>> {
         let (stale, closed, paused) = (self.stale.load(SeqCst), self.closed.load(SeqCst), self.paused.load(SeqCst));
         self.calls.fetch_add(1, SeqCst);
         let asked = Instant::now();
@@ -174,6 +185,9 @@ impl<S: Subject> Arena<S> {
             0 => self.pool.try_get(key),
             1 => self.pool.get_deadline(key, asked + chance.time(MILLI * 20)),
             2 => self.pool.get_deadline(key, asked - MILLI),
+            _ if holds_one && self.config.nested != Nested::Refuse => {
+                self.pool.get_deadline(key, asked + chance.time(MILLI * 20))
+            }
             _ => self.pool.get(key),
         };
         if asked.elapsed() > HANG {
@@ -262,12 +276,15 @@ impl<S: Subject> Arena<S> {
             }
             // Of a keyed pool the idle ones may be of other keys, for which one is closed and another made.
             let usable = !status.paused && (!S::KEYED || (status.connecting == 0 && self.is_calm()));
-            if usable && status.available > 0 && status.waiting > 0 {
+            // Or one would be made for him: there is room, and the server is well.
+            let none_made = status.size < status.max_size && status.connecting == 0 && status.stuck == 0;
+            let possible = status.available > 0 || (none_made && self.server.mood() == Mood::Well);
+            if usable && possible && status.waiting > 0 {
                 let since = *since.get_or_insert_with(Instant::now);
                 looks += 1;
                 // If the machine stands still, so do we.
                 if looks > UNSERVED_LOOKS && since.elapsed() > UNSERVED && status.oldest_wait > UNSERVED {
-                    self.server.complain(format!("somebody waits although a connection is idle: {status:?}"));
+                    self.server.complain(format!("somebody waits who could have a connection: {status:?}"));
                 }
             } else {
                 (since, looks) = (None, 0);

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use fullbore_core::{BuildError, Undelivered};
 use fullbore_metrics::Station;
 use fullbore_pool::{
-    Background, Config, Connection, GetError, Key, KeyedManager, KeyedPool, Pool, RetainResult, Single, Stats, Status,
+    Background, Checkout, Config, Connection, GetError, Key, KeyedManager, KeyedPool, Pool, RetainResult, Single,
+    Stats, Status,
 };
 
 use super::server::{Client, Down, Link};
@@ -34,6 +35,7 @@ pub(super) trait Subject: Clone + Send + Sync + Sized + 'static {
     fn status(&self) -> Status;
     fn stats(&self) -> Stats;
     fn station(&self) -> &Station;
+    fn checkouts(&self) -> Vec<Checkout>;
     /// Looks at all there is to look at.
     fn look(&self);
 }
@@ -70,6 +72,9 @@ macro_rules! forward {
         }
         fn station(&self) -> &Station {
             self.station()
+        }
+        fn checkouts(&self) -> Vec<Checkout> {
+            self.checkouts()
         }
     };
 }
