@@ -58,31 +58,42 @@
 //! - `tracing`: events for dropped, dead and abandoned messages and for panics; closures run in the publisher's span.
 #![forbid(unsafe_code)]
 
+mod atomic;
 mod buffer;
 mod config;
 mod dead;
 mod error;
 mod here;
+mod index;
+mod jump;
+mod lanes;
 mod pattern;
 mod publish;
 mod receipt;
 mod receiver;
+mod reserve;
+mod route;
 mod router;
+mod rule;
 mod shared;
 mod sink;
 mod subscription;
+mod target;
 
 #[doc(inline)]
 pub use crate::{
     buffer::Handled,
     config::{Config, RouterBuilder, SubscriptionConfig},
     dead::DeadReason,
-    error::{Malformed, Problem, PublishError, RecvError, RouteError},
+    error::{Malformed, Problem, PublishError, RecvError, ResizeError, RouteError},
     pattern::Pattern,
-    receipt::Receipt,
+    receipt::{BatchReceipt, Became, Receipt},
     receiver::{Iter, Receiver},
+    reserve::{Place, Reserve},
+    route::{MappedRouteBuilder, Route, RouteBuilder},
     router::Router,
+    rule::{HasHeaders, IntoRule, Rule},
     shared::Stranded,
     sink::RouterSink,
-    subscription::{Route, Subscription, SubscriptionBuilder},
+    subscription::{LanesBuilder, ParallelBuilder, Subscription, SubscriptionBuilder},
 };

@@ -92,13 +92,21 @@ impl<M> Receiver<M> {
     }
 
     fn take(&self, deadline: Option<Instant>) -> Option<Arc<M>> {
-        let group = self.buffer.inbox.take(ONE, deadline)?;
-        self.buffer.station.began(1);
-        self.buffer.station.ended(Outcome::Served, 1);
-        self.buffer.inbox.done(group.ticket);
-        let (letter, at) = group.items.into_iter().next()?;
-        self.buffer.note_wait(at);
-        Some(letter.message)
+        loop {
+            let group = self.buffer.inbox.take(ONE, deadline)?;
+            let expired =
+                group.items.iter().any(|(letter, at)| self.buffer.expired(&self.shared.desk, letter, *at));
+            if !expired {
+                self.buffer.station.began(1);
+                self.buffer.station.ended(Outcome::Served, 1);
+            }
+            self.buffer.inbox.done(group.ticket);
+            let (letter, at) = group.items.into_iter().next()?;
+            if !expired {
+                self.buffer.note_wait(at);
+                return Some(letter.message);
+            }
+        }
     }
 
     /// Why there was none: closed is for good, so it may be asked afterwards.
