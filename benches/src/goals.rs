@@ -86,6 +86,9 @@ pub const GOALS: &[Goal] = &[
     goal("fanout", "publish and receive, 16 receivers", "crossbeam-channel and Arc", 5.0),
     goal("fanout", "publish to handled, 4 handlers", "crossbeam-channel and Arc", 5.0),
     goal("fanout", "a delivery, as receivers grow to 16", "itself, 1 receiver", GROWTH),
+    goal("fanout", "publish, 3 of 10,000 topic rules match", "itself, those 3 rules", GROWTH),
+    goal("fanout", "publish, 3 of 100 topic rules match", "crossbeam senders, each pattern asked", 3.0),
+    goal("fanout", "publish to receivers, 3 of 100 match", "crossbeam senders, each pattern asked", 3.0),
 
     goal("limit", "acquire and release, a permit free", "parking_lot Mutex and Condvar", PARITY),
     goal("limit", "acquire and release, 2 permits", "parking_lot Mutex and Condvar", PARITY),

@@ -213,11 +213,7 @@ fn slots<M>(matched: &Matched<M>) -> SmallVec<[Slot<'_, M>; 8]> {
 
 impl<'e, M> Slot<'e, M> {
     /// A place at the first member that has one.
-    fn keep(
-        &self,
-        message: &M,
-        patience: Patience,
-    ) -> Result<(&'e Entry<M>, Kept<'e, M>), NoPlace> {
+    fn keep(&self, message: &M, patience: Patience) -> Result<(&'e Entry<M>, Kept<'e, M>), NoPlace> {
         let mut why = None;
         for entry in &self.members {
             match entry.keep(message, patience) {

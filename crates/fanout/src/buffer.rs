@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fullbore_core::{
-    BuildError, CallerSpan, Clock, Crew, Event, Failure, Inbox, Overflow, Patience, Place, Ready, Refusal, Undelivered, contain,
+    BuildError, CallerSpan, Clock, Crew, Event, Failure, Inbox, Overflow, Patience, Place, Ready, Refusal, Undelivered,
+    contain,
 };
 use fullbore_metrics::{Departure, Outcome, Station, sampled};
 

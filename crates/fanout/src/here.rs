@@ -63,8 +63,7 @@ impl Drop for InHook {
 /// For whose room the threads of a subscription wait. There is no cycle, because the wait that would close one is not begun. A
 /// subscription may have several threads, of which others may go on: what is refused here could then have ended well. But it
 /// could not be known.
-static WAITS: LazyLock<Monitor<BTreeMap<u64, Vec<u64>>>> =
-    LazyLock::new(|| Monitor::new(BTreeMap::new(), Clock::Real));
+static WAITS: LazyLock<Monitor<BTreeMap<u64, Vec<u64>>>> = LazyLock::new(|| Monitor::new(BTreeMap::new(), Clock::Real));
 
 /// Announces that this thread is about to wait for room at `subscription`; `None` if that one waits, directly or through
 /// others, for this thread's own. Strangers may always wait.

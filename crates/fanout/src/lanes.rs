@@ -219,12 +219,7 @@ impl<M> Lanes<M> {
         Ok(Inside { lanes: self, lane })
     }
 
-    pub(crate) fn offer(
-        &self,
-        hash: u64,
-        offer: &Offer<'_, M>,
-        patience: Patience,
-    ) -> Result<Option<Arc<M>>, Refusal> {
+    pub(crate) fn offer(&self, hash: u64, offer: &Offer<'_, M>, patience: Patience) -> Result<Option<Arc<M>>, Refusal> {
         let inside = self.enter(hash, patience)?;
         inside.lane.offer(offer, patience)
     }

@@ -233,7 +233,13 @@ impl<M> Shared<M> {
         }
     }
 
-    pub(crate) fn panicked(&self, delivery: &mut Delivery<M>, entry: &Entry<M>, offer: &Offer<'_, M>, failure: Failure) {
+    pub(crate) fn panicked(
+        &self,
+        delivery: &mut Delivery<M>,
+        entry: &Entry<M>,
+        offer: &Offer<'_, M>,
+        failure: Failure,
+    ) {
         self.desk.emit(Event::Panic, || format!("{}: {failure}", entry.name));
         entry.station.entered();
         entry.station.ended(Outcome::Failed, 1);

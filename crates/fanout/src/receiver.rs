@@ -94,8 +94,7 @@ impl<M> Receiver<M> {
     fn take(&self, deadline: Option<Instant>) -> Option<Arc<M>> {
         loop {
             let group = self.buffer.inbox.take(ONE, deadline)?;
-            let expired =
-                group.items.iter().any(|(letter, at)| self.buffer.expired(&self.shared.desk, letter, *at));
+            let expired = group.items.iter().any(|(letter, at)| self.buffer.expired(&self.shared.desk, letter, *at));
             if !expired {
                 self.buffer.station.began(1);
                 self.buffer.station.ended(Outcome::Served, 1);

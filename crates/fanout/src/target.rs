@@ -7,12 +7,15 @@ use fullbore_core::{Patience, Refusal, SendError, Sink};
 
 use crate::reserve::{Place, Reserve};
 
+/// A place that is kept, or why there is none.
+pub(crate) type Reserved<'a, M> = Result<Box<dyn Place<Arc<M>> + 'a>, Refusal>;
+
 /// A sink of whatever the message is made into.
 pub(crate) trait Target<M>: Send + Sync {
     fn offer(&self, message: &Arc<M>, patience: Patience) -> Result<(), Refusal>;
 
     /// `None` if it cannot keep places.
-    fn reserve(&self, _patience: Patience) -> Option<Result<Box<dyn Place<Arc<M>> + '_>, Refusal>> {
+    fn reserve(&self, _patience: Patience) -> Option<Reserved<'_, M>> {
         None
     }
 }
@@ -42,7 +45,7 @@ impl<M: Send + Sync, S: Reserve<Arc<M>>> Target<M> for Reserving<S> {
         send(&self.0, Arc::clone(message), patience).map_err(|error| error.reason())
     }
 
-    fn reserve(&self, patience: Patience) -> Option<Result<Box<dyn Place<Arc<M>> + '_>, Refusal>> {
+    fn reserve(&self, patience: Patience) -> Option<Reserved<'_, M>> {
         Some(self.0.reserve(patience))
     }
 }

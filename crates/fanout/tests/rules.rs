@@ -287,7 +287,8 @@ fn rules_change_while_others_publish() {
             let router = &router;
             scope.spawn(move || {
                 for n in 0..500 {
-                    let rule = [format!("a.*.{n}"), format!("a.b.{n}"), "a.#".to_owned(), "#.c".to_owned()][n % 4].clone();
+                    let rule =
+                        [format!("a.*.{n}"), format!("a.b.{n}"), "a.#".to_owned(), "#.c".to_owned()][n % 4].clone();
                     let passing = router.subscribe(rule).capacity(4000).receiver().unwrap();
                     if n % 3 == comer {
                         let _ = router.publish("a.b.c", 7).unwrap();

@@ -152,8 +152,7 @@ impl<T: Clone> Index<T> {
         let mut found = Found::new();
         self.all.give(&mut found);
         if !self.direct.is_empty()
-            && let Some((_, slots)) =
-                self.direct.find(self.hasher.hash_one(topic), |(there, _)| **there == *topic)
+            && let Some((_, slots)) = self.direct.find(self.hasher.hash_one(topic), |(there, _)| **there == *topic)
         {
             slots.give(&mut found);
         }

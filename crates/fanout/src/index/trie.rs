@@ -45,8 +45,7 @@ impl<T> Node<T> {
             Segment::Any => self.any.get_or_insert_with(|| Box::new(Node::new(true))),
             Segment::Literal(text) => {
                 let hash = hasher.hash_one(&**text);
-                let there =
-                    self.literals.entry(hash, |(it, _)| it == text, |(it, _)| hasher.hash_one(&**it));
+                let there = self.literals.entry(hash, |(it, _)| it == text, |(it, _)| hasher.hash_one(&**it));
                 &mut there.or_insert_with(|| (text.clone(), Node::new(false))).into_mut().1
             }
         }
