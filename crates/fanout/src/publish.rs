@@ -36,6 +36,9 @@ pub(crate) struct Delivery<M> {
     /// Destinations that took it and panicked: they matched, and are no part of a receipt that nobody sees.
     failed: usize,
     pub(crate) begun: Option<Instant>,
+    /// When the last sink was through, while nothing has come between: the next one begins then. A look at the clock costs as much
+    /// as many a sink.
+    last: Option<Instant>,
 }
 
 /// The first panic of several pieces of user code, all of which have to run.
@@ -138,7 +141,8 @@ impl<M> Shared<M> {
     }
 
     pub(crate) fn begin(&self, topic: &str, message: &Arc<M>, panic: FirstPanic, routable: bool) -> Delivery<M> {
-        let mut delivery = Delivery { receipt: Receipt::default(), letters: Vec::new(), panic, failed: 0, begun: None };
+        let mut delivery =
+            Delivery { receipt: Receipt::default(), letters: Vec::new(), panic, failed: 0, begun: None, last: None };
         if routable {
             if self.station.entered() {
                 delivery.begun = Some(Instant::now());
@@ -191,7 +195,10 @@ impl<M> Shared<M> {
         }
         if sinks || groups || !full.is_empty() {
             // What may take long is timed each time.
-            delivery.begun.get_or_insert_with(Instant::now);
+            if delivery.begun.is_none() {
+                delivery.begun = Some(Instant::now());
+                delivery.last = delivery.begun;
+            }
         }
         if sinks {
             let alone = matched.iter().filter(|(_, entry)| entry.group.is_none() && wanted(entry));
@@ -257,17 +264,21 @@ impl<M> Shared<M> {
         offer: &Offer<'_, M>,
         patience: Patience,
     ) -> Option<Result<(), Refusal>> {
-        let begun = Instant::now();
-        match delivery.panic.catch(|| target.offer(offer.message, patience)) {
+        let begun = delivery.last.take().unwrap_or_else(Instant::now);
+        let outcome = delivery.panic.catch(|| target.offer(offer.message, patience));
+        let ended = Instant::now();
+        delivery.last = Some(ended);
+        let took = ended.saturating_duration_since(begun);
+        match outcome {
             Ok(Ok(())) => {
                 entry.station.entered();
-                entry.station.took(begun.elapsed());
+                entry.station.took(took);
                 entry.station.ended(Outcome::Served, 1);
                 Some(Ok(()))
             }
             Ok(refused) => Some(refused),
             Err(failure) => {
-                entry.station.took(begun.elapsed());
+                entry.station.took(took);
                 self.panicked(delivery, entry, offer, failure);
                 None
             }
@@ -322,6 +333,7 @@ impl<M> Shared<M> {
         offer: &Offer<'_, M>,
         patience: Patience,
     ) {
+        delivery.last = None;
         let mut first_refusal = None;
         for (fullness, entry) in members {
             let outcome = match &entry.to {
@@ -368,7 +380,7 @@ impl<M> Shared<M> {
     /// Sends off the dead letters, counts the publish, and resumes a panic if there was one. `refused` is the message, if
     /// its refusals are dead letters, too; without it they are the caller's business.
     pub(crate) fn conclude(&self, delivery: Delivery<M>, matched: Matched<M>, refused: Option<&Arc<M>>) -> Receipt {
-        let Delivery { receipt, letters, mut panic, failed, begun } = delivery;
+        let Delivery { receipt, letters, mut panic, failed, begun, .. } = delivery;
         let refusals = refused.into_iter().flat_map(|message| {
             receipt.refused().iter().map(|(name, reason)| {
                 let reason = DeadReason::Refused { destination: Arc::clone(name), reason: *reason };

@@ -100,7 +100,8 @@ impl<M> Rule<M> {
     }
 
     /// Messages that the predicate says yes to. It is called for **each** message published, on the publisher's thread and
-    /// under no lock: a hundred such rules cost each publish a hundred calls. If it panics the message does not match, and the
+    /// under no lock: a hundred such rules cost each publish a hundred calls. One that publishes to its own router is asked about
+    /// that message, too. If it panics the message does not match, and the
     /// panic goes on in `publish` once everybody else was served.
     #[must_use]
     pub fn when(predicate: impl Fn(&M) -> bool + Send + Sync + 'static) -> Self {
