@@ -239,8 +239,28 @@ impl<T> Inbox<T> {
     /// Takes the next group, waiting until it is `ready`, a flush asks for it, the inbox closes, or `deadline` comes: then
     /// it takes what is there. `None`: closed and empty, or the deadline came with nothing there.
     pub fn take(&self, ready: Ready, deadline: Option<Instant>) -> Option<Group<T>> {
-        let ready = Ready { max_items: ready.max_items.max(1), ..ready };
         let mut state = self.monitor.lock();
+        let count = Self::count_of_group(&mut state, ready, deadline);
+        (count > 0).then(|| Self::group(&mut state, count))
+    }
+
+    /// Takes the next item, which is done with that: its place is free again. With the instant at which it was accepted. Waits
+    /// and ends as [`take`](Self::take) does.
+    pub fn take_one(&self, deadline: Option<Instant>) -> Option<(T, Instant)> {
+        let mut state = self.monitor.lock();
+        let one = Ready { max_items: 1, linger: Duration::ZERO };
+        Self::count_of_group(&mut state, one, deadline);
+        let Entered { item, at } = state.items.pop_front()?;
+        if !state.items.is_empty() {
+            Self::call_taker(&mut state);
+        }
+        state.leave(|s| &mut s.room, 1);
+        state.notify_all(|s| &mut s.progress);
+        Some((item, at))
+    }
+
+    fn count_of_group(state: &mut Locked<'_, State<T>>, ready: Ready, deadline: Option<Instant>) -> usize {
+        let ready = Ready { max_items: ready.max_items.max(1), ..ready };
         if state.takers == 0 {
             state.mixed = false;
             state.ready = ready;
@@ -248,9 +268,9 @@ impl<T> Inbox<T> {
             state.mixed = true;
         }
         state.takers += 1;
-        let count = Self::wait_for_group(&mut state, ready, deadline);
+        let count = Self::wait_for_group(state, ready, deadline);
         state.takers -= 1;
-        (count > 0).then(|| Self::group(&mut state, count))
+        count
     }
 
     /// How many items to take now. None: there will be no more, or the deadline has come.

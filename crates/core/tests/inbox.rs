@@ -16,6 +16,7 @@ const LINGER: Duration = Duration::from_secs(1);
 enum Step {
     Send,
     Take(usize),
+    TakeOne,
     Done(usize),
     Vacate(usize),
     TakeBack,
@@ -30,6 +31,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => Just(Step::Send),
         4 => (0usize..4).prop_map(Step::Take),
+        2 => Just(Step::TakeOne),
         3 => (0usize..4).prop_map(Step::Done),
         1 => (0usize..4).prop_map(Step::Vacate),
         1 => Just(Step::TakeBack),
@@ -110,6 +112,11 @@ proptest! {
                     }
                     None => prop_assert!(model.waiting.is_empty()),
                 },
+                Step::TakeOne => {
+                    let taken = inbox.take_one(now).map(|(item, _)| item);
+                    prop_assert_eq!(taken, model.waiting.pop_front());
+                    model.done += u64::from(taken.is_some());
+                }
                 Step::Vacate(at) if at < model.in_flight.len() => {
                     let (group, vacated) = &mut model.in_flight[at];
                     inbox.vacate(&mut group.ticket);

@@ -14,7 +14,7 @@ use crate::dead::{DeadReason, Desk};
 use crate::here;
 
 /// One message at a time, as soon as it is there.
-pub(crate) const ONE: Ready = Ready { max_items: 1, linger: Duration::ZERO };
+const ONE: Ready = Ready { max_items: 1, linger: Duration::ZERO };
 
 /// How long a thread that is not in the user's closure is given to end, whatever the deadline: it has to be scheduled, and
 /// to drop the closure.

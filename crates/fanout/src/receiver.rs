@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use fullbore_metrics::{Departure, Outcome, Station};
 
-use crate::buffer::{Buffer, ONE};
+use crate::buffer::Buffer;
 use crate::dead::DeadReason;
 use crate::error::RecvError;
 use crate::shared::Shared;
@@ -93,15 +93,10 @@ impl<M> Receiver<M> {
 
     fn take(&self, deadline: Option<Instant>) -> Option<Arc<M>> {
         loop {
-            let group = self.buffer.inbox.take(ONE, deadline)?;
-            let expired = group.items.iter().any(|(letter, at)| self.buffer.expired(&self.shared.desk, letter, *at));
-            if !expired {
+            let (letter, at) = self.buffer.inbox.take_one(deadline)?;
+            if !self.buffer.expired(&self.shared.desk, &letter, at) {
                 self.buffer.station.began(1);
                 self.buffer.station.ended(Outcome::Served, 1);
-            }
-            self.buffer.inbox.done(group.ticket);
-            let (letter, at) = group.items.into_iter().next()?;
-            if !expired {
                 self.buffer.note_wait(at);
                 return Some(letter.message);
             }
