@@ -77,7 +77,12 @@ pub struct Amount {
 pub const AREAS: &[Area] = &[
     Area { name: "batch", cases: batch::cases, counts: |_| batch::counts(), amounts: Vec::new },
     Area { name: "cache", cases: cache::cases, counts: cache::counts, amounts: cache::amounts },
-    Area { name: "fanout", cases: || [fanout::cases(), router::cases()].into_iter().flatten().collect(), counts: |_| Vec::new(), amounts: Vec::new },
+    Area {
+        name: "fanout",
+        cases: || [fanout::cases(), router::cases()].into_iter().flatten().collect(),
+        counts: |_| Vec::new(),
+        amounts: Vec::new,
+    },
     Area { name: "limit", cases: limit::cases, counts: |_| limit::counts(), amounts: Vec::new },
     Area { name: "metrics", cases: metrics::cases, counts: |_| metrics::counts(), amounts: Vec::new },
     Area { name: "pool", cases: pool::cases, counts: pool::counts, amounts: Vec::new },

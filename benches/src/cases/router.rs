@@ -44,6 +44,8 @@ fn patterns(rules: usize) -> Vec<String> {
     patterns
 }
 
+type Channel = (String, Sender<Arc<u64>>, Receiver<Arc<u64>>);
+
 /// Where copies come out. To look into thousands of channels that get nothing would hide what is measured.
 fn keep(taken: &mut Vec<Receiver<Arc<u64>>>, pattern: &str, receiver: Receiver<Arc<u64>>) {
     if MATCHING.contains(&pattern) {
@@ -52,7 +54,7 @@ fn keep(taken: &mut Vec<Receiver<Arc<u64>>>, pattern: &str, receiver: Receiver<A
 }
 
 /// A channel for each rule.
-fn channels(rules: usize) -> Vec<(String, Sender<Arc<u64>>, Receiver<Arc<u64>>)> {
+fn channels(rules: usize) -> Vec<Channel> {
     let channel = |pattern| {
         let (sender, receiver) = bounded(BURST as usize);
         (pattern, sender, receiver)
