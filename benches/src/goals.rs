@@ -115,6 +115,9 @@ pub const GOALS: &[Goal] = &[
     goal("fanout", "broadcast, 64 idle subscribers: CPU over 10 ms in 10 s", NONE, ZERO),
     goal("fanout", "broadcast: allocations for each message, 16 subscribers", NONE, ZERO),
     goal("fanout", "broadcast: copies of each message over 1, 16 subscribers", NONE, ZERO),
+    goal("fanout", "publish, 3 of 10,000 topic rules match", "itself, those 3 rules", GROWTH),
+    goal("fanout", "publish, 3 of 100 topic rules match", "crossbeam senders, each pattern asked", 3.0),
+    goal("fanout", "publish to receivers, 3 of 100 match", "crossbeam senders, each pattern asked", 3.0),
 
     goal("limit", "acquire and release, a permit free", "parking_lot Mutex and Condvar", PARITY),
     goal("limit", "acquire and release, 2 permits", "parking_lot Mutex and Condvar", PARITY),

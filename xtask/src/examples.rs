@@ -19,6 +19,7 @@ struct Example {
 /// Every example has its line here, or the command fails.
 const EXAMPLES: &[Example] = &[
     Example { name: "fleet_migration", arguments: &["--tenants", "200", "--json"], server: false },
+    Example { name: "image_fanout", arguments: &[], server: false },
     Example { name: "ingest_flights", arguments: &[], server: false },
     Example { name: "serve_metrics", arguments: &[], server: false },
     Example { name: "batch_rows", arguments: &[], server: true },

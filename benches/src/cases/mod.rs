@@ -29,6 +29,7 @@ pub mod pool_outage;
 mod pool_server;
 pub mod pool_spike;
 pub mod queue;
+pub mod router;
 
 use crate::board::Better;
 use crate::measure::{Case, Plan};
@@ -78,7 +79,12 @@ pub struct Amount {
 pub const AREAS: &[Area] = &[
     Area { name: "batch", cases: batch::cases, counts: |_| batch::counts(), amounts: Vec::new },
     Area { name: "cache", cases: cache::cases, counts: cache::counts, amounts: cache::amounts },
-    Area { name: "fanout", cases: fanout::cases, counts: broadcast::counts, amounts: Vec::new },
+    Area {
+        name: "fanout",
+        cases: || [fanout::cases(), router::cases()].into_iter().flatten().collect(),
+        counts: broadcast::counts,
+        amounts: Vec::new,
+    },
     Area { name: "limit", cases: limit::cases, counts: |_| limit::counts(), amounts: Vec::new },
     Area { name: "metrics", cases: metrics::cases, counts: |_| metrics::counts(), amounts: Vec::new },
     Area { name: "pool", cases: pool::cases, counts: pool::counts, amounts: Vec::new },

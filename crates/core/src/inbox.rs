@@ -25,12 +25,16 @@ pub struct Inbox<T> {
 struct State<T> {
     items: VecDeque<Entered<T>>,
     room: Room,
+    /// Places that are kept for items to come, see [`Inbox::reserve`].
+    reserved: usize,
     /// Sequence number of the next item to be accepted.
     next: u64,
     /// First sequence number and count of each group that was taken and is not done.
     in_flight: Vec<(u64, usize)>,
     /// A taker need not linger for items below this sequence number.
     hurry_below: u64,
+    /// What waited was taken back after a close: nobody takes anything any more.
+    drained: bool,
     /// Threads in `take`.
     takers: usize,
     /// What the threads in `take` wait for. A taker is only woken at the first item and from `max_items` on: those between
@@ -61,6 +65,11 @@ impl<T> State<T> {
         self.in_flight.iter().map(|(first, _)| *first).min().unwrap_or(waiting).min(waiting)
     }
 
+    /// Whether it is closed, and nothing comes any more that the takers have to wait for.
+    fn is_over(&self) -> bool {
+        self.room.is_closed() && (self.reserved == 0 || !self.items.is_empty())
+    }
+
     /// Whether a flush waits for the first item.
     fn is_hurried(&self) -> bool {
         !self.items.is_empty() && self.next - (self.items.len() as u64) < self.hurry_below
@@ -85,6 +94,14 @@ pub struct Group<T> {
     pub ticket: GroupTicket,
 }
 
+/// A place that is kept for an item: see [`Inbox::reserve`].
+#[derive(Debug)]
+#[must_use = "a place that is neither filled nor given back is lost, and keeps the takers of a closed inbox waiting"]
+pub struct Place {
+    /// There was none to be had: the item will displace another.
+    displacing: bool,
+}
+
 /// Says which group is done.
 #[derive(Debug)]
 #[must_use = "the group's places are only given back by Inbox::done"]
@@ -100,9 +117,11 @@ impl<T> Inbox<T> {
         let state = State {
             items: VecDeque::new(),
             room: Room::new(capacity),
+            reserved: 0,
             next: 0,
             in_flight: Vec::new(),
             hurry_below: 0,
+            drained: false,
             takers: 0,
             ready: Ready { max_items: 1, linger: Duration::ZERO },
             mixed: false,
@@ -134,13 +153,7 @@ impl<T> Inbox<T> {
                 }
             },
         }
-        let at = state.now();
-        state.items.push_back(Entered { item, at });
-        state.next += 1;
-        accepted();
-        if state.items.len() == 1 || state.items.len() >= state.ready.max_items || state.mixed {
-            Self::call_taker(&mut state);
-        }
+        Self::push(&mut state, item, accepted);
         if displaced.is_some() {
             // A flush may have waited for the displaced one.
             state.notify_all(|s| &mut s.progress);
@@ -148,11 +161,106 @@ impl<T> Inbox<T> {
         Ok(displaced)
     }
 
+    fn push(state: &mut Locked<'_, State<T>>, item: T, accepted: impl FnOnce()) {
+        let at = state.now();
+        state.items.push_back(Entered { item, at });
+        state.next += 1;
+        accepted();
+        if state.items.len() == 1 || state.items.len() >= state.ready.max_items || state.mixed {
+            Self::call_taker(state);
+        }
+    }
+
+    /// Keeps a place for an item, as [`send`](Self::send) would take one. [`fill`](Self::fill) cannot be refused then, not even
+    /// after a close: until the place is filled or [given back](Self::unreserve) the takers of a closed inbox wait. Under
+    /// `DropOldest` nothing is displaced before the item comes.
+    ///
+    /// # Errors
+    /// As `overflow` and `patience` say.
+    pub fn reserve(&self, patience: Patience) -> Result<Place, Refusal> {
+        let mut state = self.monitor.lock();
+        let entry = state.enter(|s| &mut s.room, self.overflow, patience)?;
+        state.reserved += 1;
+        Ok(Place { displacing: entry == Entry::Displace })
+    }
+
+    /// Puts an item into its place. `Some(old)` hands back the item it displaced: with nothing waiting, or once everything was
+    /// taken back after a close, that is `item` itself. `accepted` as in [`send`](Self::send).
+    #[expect(clippy::needless_pass_by_value, reason = "a place is filled once")]
+    pub fn fill(&self, place: Place, item: T, accepted: impl FnOnce()) -> Option<T> {
+        let mut state = self.monitor.lock();
+        state.reserved -= 1;
+        let mut displaced = None;
+        if place.displacing {
+            // There may be a place by now. A closed room has none, and nobody enters it with patience: then another goes.
+            let late = state.room.is_closed();
+            let entered = !late && state.enter(|s| &mut s.room, Overflow::Reject, Patience::Try).is_ok();
+            if !entered {
+                match state.items.pop_front() {
+                    Some(oldest) => displaced = Some(oldest.item),
+                    None => {
+                        accepted();
+                        Self::end_if_over(&mut state);
+                        return Some(item);
+                    }
+                }
+            }
+        }
+        if state.drained {
+            // Nobody will take it any more.
+            accepted();
+            state.leave(|s| &mut s.room, usize::from(!place.displacing));
+            return Some(item);
+        }
+        Self::push(&mut state, item, accepted);
+        if displaced.is_some() {
+            state.notify_all(|s| &mut s.progress);
+        }
+        Self::end_if_over(&mut state);
+        displaced
+    }
+
+    /// Gives back a place that no item comes for.
+    #[expect(clippy::needless_pass_by_value, reason = "a place is given back once")]
+    pub fn unreserve(&self, place: Place) {
+        let mut state = self.monitor.lock();
+        state.reserved -= 1;
+        state.leave(|s| &mut s.room, usize::from(!place.displacing));
+        Self::end_if_over(&mut state);
+    }
+
+    /// The takers of a closed inbox wait for places that are kept.
+    fn end_if_over(state: &mut Locked<'_, State<T>>) {
+        if state.room.is_closed() {
+            state.notify_all(|s| &mut s.not_empty);
+        }
+    }
+
     /// Takes the next group, waiting until it is `ready`, a flush asks for it, the inbox closes, or `deadline` comes: then
     /// it takes what is there. `None`: closed and empty, or the deadline came with nothing there.
     pub fn take(&self, ready: Ready, deadline: Option<Instant>) -> Option<Group<T>> {
-        let ready = Ready { max_items: ready.max_items.max(1), ..ready };
         let mut state = self.monitor.lock();
+        let count = Self::count_of_group(&mut state, ready, deadline);
+        (count > 0).then(|| Self::group(&mut state, count))
+    }
+
+    /// Takes the next item, which is done with that: its place is free again. With the instant at which it was accepted. Waits
+    /// and ends as [`take`](Self::take) does.
+    pub fn take_one(&self, deadline: Option<Instant>) -> Option<(T, Instant)> {
+        let mut state = self.monitor.lock();
+        let one = Ready { max_items: 1, linger: Duration::ZERO };
+        Self::count_of_group(&mut state, one, deadline);
+        let Entered { item, at } = state.items.pop_front()?;
+        if !state.items.is_empty() {
+            Self::call_taker(&mut state);
+        }
+        state.leave(|s| &mut s.room, 1);
+        state.notify_all(|s| &mut s.progress);
+        Some((item, at))
+    }
+
+    fn count_of_group(state: &mut Locked<'_, State<T>>, ready: Ready, deadline: Option<Instant>) -> usize {
+        let ready = Ready { max_items: ready.max_items.max(1), ..ready };
         if state.takers == 0 {
             state.mixed = false;
             state.ready = ready;
@@ -160,9 +268,9 @@ impl<T> Inbox<T> {
             state.mixed = true;
         }
         state.takers += 1;
-        let count = Self::wait_for_group(&mut state, ready, deadline);
+        let count = Self::wait_for_group(state, ready, deadline);
         state.takers -= 1;
-        (count > 0).then(|| Self::group(&mut state, count))
+        count
     }
 
     /// How many items to take now. None: there will be no more, or the deadline has come.
@@ -173,7 +281,7 @@ impl<T> Inbox<T> {
             let until = earlier(due.flatten(), deadline);
             let enough = |s: &mut State<T>| {
                 s.items.len() >= ready.max_items
-                    || s.room.is_closed()
+                    || s.is_over()
                     || s.is_hurried()
                     // Armed now, not before: the linger has to be put on the first item.
                     || (due.is_none() && !s.items.is_empty())
@@ -184,7 +292,7 @@ impl<T> Inbox<T> {
             let first_is_due =
                 state.items.front().is_some_and(|first| now.saturating_duration_since(first.at) >= ready.linger);
             let there = state.items.len();
-            if there >= ready.max_items || state.room.is_closed() || state.is_hurried() || first_is_due || late {
+            if there >= ready.max_items || state.is_over() || state.is_hurried() || first_is_due || late {
                 return there.min(ready.max_items);
             }
         }
@@ -278,6 +386,7 @@ impl<T> Inbox<T> {
     }
 
     fn drain(state: &mut Locked<'_, State<T>>) -> Vec<T> {
+        state.drained = state.room.is_closed();
         let items: Vec<T> = state.items.drain(..).map(|entered| entered.item).collect();
         state.leave(|s| &mut s.room, items.len());
         state.notify_all(|s| &mut s.progress);
@@ -300,6 +409,12 @@ impl<T> Inbox<T> {
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.monitor.lock().in_flight.iter().map(|(_, count)| count).sum()
+    }
+
+    /// How many places are taken: by items that wait, by those that were taken and are not done, and by those to come.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.monitor.lock().room.used()
     }
 
     /// The places in all.

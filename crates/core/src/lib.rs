@@ -77,7 +77,7 @@ pub use crate::{
     env::{EnvReader, FromEnv},
     error::{BuildError, Failure, FlushError, Refusal, SendError, Undelivered, contain},
     events::{CallerSpan, Event, Events},
-    inbox::{Group, GroupTicket, Inbox, Ready},
+    inbox::{Group, GroupTicket, Inbox, Place, Ready},
     monitor::{FAIR_AFTER, Locked, Monitor, Serve, WaitFor, WaitObserver, Waiters, Waiting, observe_waits},
     overflow::{Overflow, ParseOverflowError, Patience, earlier},
     room::{Entry, Room},

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use fullbore_core::{Clock, Group, Inbox, Overflow, Patience, PausedClock, Ready, Refusal};
+use fullbore_core::{Clock, Group, Inbox, Overflow, Patience, PausedClock, Place, Ready, Refusal};
 use proptest::prelude::*;
 
 const LINGER: Duration = Duration::from_secs(1);
@@ -16,10 +16,14 @@ const LINGER: Duration = Duration::from_secs(1);
 enum Step {
     Send,
     Take(usize),
+    TakeOne,
     Done(usize),
     Vacate(usize),
     TakeBack,
     Flush,
+    Reserve,
+    Fill(usize),
+    Unreserve(usize),
     Close,
 }
 
@@ -27,10 +31,14 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => Just(Step::Send),
         4 => (0usize..4).prop_map(Step::Take),
+        2 => Just(Step::TakeOne),
         3 => (0usize..4).prop_map(Step::Done),
         1 => (0usize..4).prop_map(Step::Vacate),
         1 => Just(Step::TakeBack),
         2 => Just(Step::Flush),
+        3 => Just(Step::Reserve),
+        2 => (0usize..3).prop_map(Step::Fill),
+        1 => (0usize..3).prop_map(Step::Unreserve),
         1 => Just(Step::Close),
     ]
 }
@@ -40,7 +48,11 @@ fn step() -> impl Strategy<Value = Step> {
 struct Model {
     waiting: VecDeque<u64>,
     in_flight: Vec<(Group<u64>, bool)>,
+    /// Places that are kept; those that were full when they were asked for have none of their own.
+    kept: Vec<(Place, bool)>,
     closed: bool,
+    /// Everything was taken back after the close.
+    drained: bool,
     accepted: u64,
     displaced: u64,
     returned: u64,
@@ -50,7 +62,7 @@ struct Model {
 impl Model {
     fn used(&self) -> usize {
         let flying = self.in_flight.iter().filter(|(_, vacated)| !vacated).map(|(group, _)| group.items.len());
-        self.waiting.len() + flying.sum::<usize>()
+        self.waiting.len() + flying.sum::<usize>() + self.kept.iter().filter(|(_, own)| *own).count()
     }
 }
 
@@ -100,6 +112,11 @@ proptest! {
                     }
                     None => prop_assert!(model.waiting.is_empty()),
                 },
+                Step::TakeOne => {
+                    let taken = inbox.take_one(now).map(|(item, _)| item);
+                    prop_assert_eq!(taken, model.waiting.pop_front());
+                    model.done += u64::from(taken.is_some());
+                }
                 Step::Vacate(at) if at < model.in_flight.len() => {
                     let (group, vacated) = &mut model.in_flight[at];
                     inbox.vacate(&mut group.ticket);
@@ -116,7 +133,36 @@ proptest! {
                     prop_assert_eq!(&back, model.waiting.make_contiguous());
                     model.returned += back.len() as u64;
                     model.waiting.clear();
+                    model.drained = model.closed;
                 }
+                Step::Reserve => match inbox.reserve(Patience::Policy(None)) {
+                    Ok(place) => {
+                        prop_assert!(!model.closed && (drop_oldest || model.used() < capacity));
+                        let own = model.used() < capacity;
+                        model.kept.push((place, own));
+                    }
+                    Err(reason) => {
+                        let why = if model.closed { Refusal::Closed } else { Refusal::Full };
+                        prop_assert_eq!(reason, why);
+                        prop_assert!(model.closed || (!drop_oldest && model.used() == capacity));
+                    }
+                },
+                Step::Fill(at) if at < model.kept.len() => {
+                    let (place, own) = model.kept.remove(at);
+                    let roomy = own || (!model.closed && model.used() < capacity);
+                    model.accepted += 1;
+                    let displaced = inbox.fill(place, item, || counted += 1);
+                    model.waiting.push_back(item);
+                    // It is never refused; at worst it is the one that is displaced.
+                    if model.drained || !roomy {
+                        prop_assert_eq!(displaced, model.waiting.pop_front());
+                        model.displaced += 1;
+                    } else {
+                        prop_assert_eq!(displaced, None);
+                    }
+                }
+                Step::Unreserve(at) if at < model.kept.len() => inbox.unreserve(model.kept.remove(at).0),
+                Step::Fill(_) | Step::Unreserve(_) => {}
                 Step::Flush => {
                     let nothing_open = model.waiting.is_empty() && model.in_flight.is_empty();
                     prop_assert_eq!(inbox.flush(now), nothing_open);
@@ -128,6 +174,7 @@ proptest! {
             }
             let in_flight: usize = model.in_flight.iter().map(|(group, _)| group.items.len()).sum();
             prop_assert_eq!((inbox.len(), inbox.in_flight()), (model.waiting.len(), in_flight));
+            prop_assert_eq!(inbox.used(), model.used());
             prop_assert_eq!(counted, model.accepted, "counted once for each accepted item");
             let out = model.displaced + model.returned + model.done + in_flight as u64;
             prop_assert_eq!(model.accepted, out + model.waiting.len() as u64);

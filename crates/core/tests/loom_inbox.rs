@@ -62,6 +62,47 @@ fn what_is_accepted_is_taken_whenever_it_closes() {
 }
 
 #[test]
+fn a_place_that_is_kept_is_filled_whenever_it_closes() {
+    for (overflow, fill) in [(Overflow::Block, true), (Overflow::Block, false), (Overflow::DropOldest, true)] {
+        loom::model(move || {
+            let (inbox, _clock) = inbox(1, overflow);
+            let taker = taker(&inbox, ONE);
+            let closer = {
+                let inbox = Arc::clone(&inbox);
+                thread::spawn(move || inbox.close())
+            };
+            let mut accepted = 0;
+            if let Ok(place) = inbox.reserve(Patience::Policy(None)) {
+                if fill {
+                    accepted = 7;
+                    assert_eq!(inbox.fill(place, 7, || ()), None, "it had a place of its own");
+                } else {
+                    inbox.unreserve(place);
+                }
+            }
+            closer.join().unwrap();
+            assert_eq!(taker.join().unwrap(), accepted);
+            assert_eq!((inbox.len(), inbox.in_flight(), inbox.used()), (0, 0, 0));
+        });
+    }
+}
+
+#[test]
+fn a_sender_waits_for_a_place_that_is_kept() {
+    loom::model(|| {
+        let (inbox, _clock) = inbox(1, Overflow::Block);
+        let Ok(place) = inbox.reserve(Patience::Try) else { unreachable!("it is empty") };
+        let sender = {
+            let inbox = Arc::clone(&inbox);
+            thread::spawn(move || send(&inbox, 1))
+        };
+        inbox.unreserve(place);
+        assert!(sender.join().unwrap());
+        assert_eq!(take(&inbox, ONE, None), 1);
+    });
+}
+
+#[test]
 fn senders_wait_for_room_and_get_it() {
     loom::model(|| {
         let (inbox, _clock) = inbox(1, Overflow::Block);

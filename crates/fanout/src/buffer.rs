@@ -4,16 +4,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fullbore_core::{
-    CallerSpan, Clock, Crew, Event, Failure, Inbox, Overflow, Patience, Ready, Refusal, Undelivered, contain,
+    BuildError, CallerSpan, Clock, Crew, Event, Failure, Inbox, Overflow, Patience, Place, Ready, Refusal, Undelivered,
+    contain,
 };
-use fullbore_metrics::{Outcome, Station, sampled};
+use fullbore_metrics::{Departure, Outcome, Station, sampled};
 
 use crate::config::SubscriptionConfig;
 use crate::dead::{DeadReason, Desk};
 use crate::here;
 
 /// One message at a time, as soon as it is there.
-pub(crate) const ONE: Ready = Ready { max_items: 1, linger: Duration::ZERO };
+const ONE: Ready = Ready { max_items: 1, linger: Duration::ZERO };
 
 /// How long a thread that is not in the user's closure is given to end, whatever the deadline: it has to be scheduled, and
 /// to drop the closure.
@@ -23,6 +24,20 @@ const GRACE: Duration = Duration::from_secs(1);
 pub(crate) struct Letter<M> {
     pub(crate) message: Arc<M>,
     span: CallerSpan,
+    /// When it is worth nothing any more.
+    expires: Option<Instant>,
+}
+
+/// What a publish gives to each destination.
+pub(crate) struct Offer<'a, M> {
+    pub(crate) message: &'a Arc<M>,
+    pub(crate) expires: Option<Instant>,
+}
+
+impl<M> Offer<'_, M> {
+    fn letter(&self) -> Letter<M> {
+        Letter { message: Arc::clone(self.message), span: CallerSpan::current(), expires: self.expires }
+    }
 }
 
 pub(crate) struct Buffer<M> {
@@ -30,37 +45,68 @@ pub(crate) struct Buffer<M> {
     pub(crate) name: Arc<str>,
     pub(crate) station: Station,
     pub(crate) inbox: Inbox<Letter<M>>,
-    overflow: Overflow,
+    pub(crate) overflow: Overflow,
+    ttl: Option<Duration>,
     /// `None` for a receiver, which has no thread.
     pub(crate) crew: Option<Crew>,
 }
 
 impl<M> Buffer<M> {
-    pub(crate) fn new(config: &SubscriptionConfig, name: Arc<str>, station: Station, clock: &Clock) -> Self {
+    pub(crate) fn new(id: u64, config: &SubscriptionConfig, name: Arc<str>, station: Station, clock: &Clock) -> Self {
         Self {
-            id: here::fresh_id(),
+            id,
             name,
             station,
             inbox: Inbox::new(config.capacity, config.overflow, clock.clone()),
             overflow: config.overflow,
+            ttl: config.ttl,
             crew: None,
         }
     }
 
     /// Puts a message in; `Ok(Some(old))` is the one it displaced, already counted.
-    pub(crate) fn offer(&self, message: &Arc<M>, patience: Patience) -> Result<Option<Arc<M>>, Refusal> {
-        let letter = Letter { message: Arc::clone(message), span: CallerSpan::current() };
-        let displaced =
-            self.inbox.send(letter, patience, || self.station.arrived(1)).map_err(|error| error.reason())?;
-        Ok(displaced.map(|old| {
-            self.station.departed(fullbore_metrics::Departure::Dropped, 1);
+    pub(crate) fn offer(&self, offer: &Offer<'_, M>, patience: Patience) -> Result<Option<Arc<M>>, Refusal> {
+        let sent = self.inbox.send(offer.letter(), patience, || self.station.arrived(1));
+        Ok(self.displaced(sent.map_err(|error| error.reason())?))
+    }
+
+    /// As [`offer`](Self::offer), where a place is kept.
+    pub(crate) fn fill(&self, place: Place, offer: &Offer<'_, M>) -> Option<Arc<M>> {
+        self.displaced(self.inbox.fill(place, offer.letter(), || self.station.arrived(1)))
+    }
+
+    fn displaced(&self, old: Option<Letter<M>>) -> Option<Arc<M>> {
+        old.map(|old| {
+            self.station.departed(Departure::Dropped, 1);
             old.message
-        }))
+        })
     }
 
     /// Whether a sender of such patience waits for room here.
     pub(crate) fn waits(&self, patience: Patience) -> bool {
         patience != Patience::Try && !matches!(self.overflow, Overflow::Reject | Overflow::DropOldest)
+    }
+
+    /// How much of its room is taken, in thousandths.
+    pub(crate) fn fullness(&self) -> usize {
+        self.inbox.used().saturating_mul(1000) / self.inbox.capacity().max(1)
+    }
+
+    /// Whether a message that was accepted `at` some instant is worth nothing any more; then it is counted and goes to the dead
+    /// letters.
+    pub(crate) fn expired(&self, desk: &Desk<M>, letter: &Letter<M>, at: Instant) -> bool {
+        if self.ttl.is_none() && letter.expires.is_none() {
+            return false;
+        }
+        let now = self.inbox.clock().now();
+        let waited = now.saturating_duration_since(at);
+        let expired = self.ttl.is_some_and(|ttl| waited >= ttl) || letter.expires.is_some_and(|until| until <= now);
+        if expired {
+            self.station.departed(Departure::Dropped, 1);
+            let destination = Arc::clone(&self.name);
+            desk.post_contained(Arc::clone(&letter.message), DeadReason::Expired { destination, waited });
+        }
+        expired
     }
 
     /// Counts the wait of a message that entered at `at`; one in 64, for that costs two looks at the clock.
@@ -73,6 +119,11 @@ impl<M> Buffer<M> {
     /// Takes back what nobody has begun. Not counted yet: the caller knows whether it is returned or dropped.
     pub(crate) fn take_back(&self) -> Vec<Arc<M>> {
         self.inbox.take_back().into_iter().map(|letter| letter.message).collect()
+    }
+
+    /// Whether it has threads of ours, and all of them have come to their end.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.crew.as_ref().is_none_or(|crew| crew.alive() == 0)
     }
 
     /// Refuses new messages, lets the thread finish until `deadline`, and takes back what is left.
@@ -89,10 +140,33 @@ impl<M> Buffer<M> {
         Undelivered::new(items, in_flight, stuck)
     }
 
+    /// Starts a thread that hands over each message to `handle`.
+    pub(crate) fn spawn<R: Handled>(
+        self: &Arc<Self>,
+        router: u64,
+        desk: &Arc<Desk<M>>,
+        handle: impl FnMut(Arc<M>) -> R + Send + 'static,
+    ) -> Result<(), BuildError>
+    where
+        M: Send + Sync + 'static,
+    {
+        let Some(crew) = &self.crew else { return Ok(()) };
+        let (desk, its) = (Arc::clone(desk), Arc::clone(self));
+        crew.spawn(move || {
+            here::settle(router, its.id);
+            its.serve(&desk, handle);
+        })
+    }
+
     /// The thread's work: hands over each message, until the buffer is closed and empty.
     pub(crate) fn serve<R: Handled>(&self, desk: &Desk<M>, mut handle: impl FnMut(Arc<M>) -> R) {
         while let Some(group) = self.inbox.take(ONE, None) {
             for (letter, at) in group.items {
+                // A dead letter's last reference may be this one, and its destructor is the user's.
+                if self.expired(desk, &letter, at) {
+                    drop(contain(|| drop(letter)));
+                    continue;
+                }
                 self.note_wait(at);
                 self.hand_over(desk, letter, &mut handle);
             }
@@ -105,7 +179,7 @@ impl<M> Buffer<M> {
     }
 
     fn hand_over<R: Handled>(&self, desk: &Desk<M>, letter: Letter<M>, handle: &mut impl FnMut(Arc<M>) -> R) {
-        let Letter { message, span } = letter;
+        let Letter { message, span, .. } = letter;
         let copy = desk.has_hook().then(|| Arc::clone(&message));
         self.station.began(1);
         let begun = Instant::now();

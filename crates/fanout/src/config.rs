@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fullbore_core::{BuildError, Clock, EnvReader, OnDrop, Overflow};
 
 use crate::dead::{DeadReason, Hook};
 use crate::router::Router;
+use crate::rule::HasHeaders;
 
 /// The settings of a [`Router`], from code, a file (feature `serde`: unknown fields are refused) or the environment.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,7 +24,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { name: "router".into(), max_routes: 10_000, on_drop: OnDrop::default() }
+        Self { name: "router".into(), max_routes: 100_000, on_drop: OnDrop::default() }
     }
 }
 
@@ -59,11 +61,14 @@ pub struct SubscriptionConfig {
     pub capacity: usize,
     /// See [`SubscriptionBuilder::overflow`](crate::SubscriptionBuilder::overflow).
     pub overflow: Overflow,
+    /// See [`SubscriptionBuilder::ttl`](crate::SubscriptionBuilder::ttl).
+    #[cfg_attr(feature = "serde", serde(with = "fullbore_core::serde_text::maybe_duration"))]
+    pub ttl: Option<Duration>,
 }
 
 impl Default for SubscriptionConfig {
     fn default() -> Self {
-        Self { name: None, capacity: 1024, overflow: Overflow::DEFAULT }
+        Self { name: None, capacity: 1024, overflow: Overflow::DEFAULT, ttl: None }
     }
 }
 
@@ -87,6 +92,7 @@ impl SubscriptionConfig {
         config.name = (!name.is_empty()).then_some(name);
         env.read("capacity", &mut config.capacity)?;
         env.read("overflow", &mut config.overflow)?;
+        env.read("ttl", &mut config.ttl)?;
         env.finish()?;
         Ok(config)
     }
@@ -105,11 +111,22 @@ pub struct RouterBuilder<M> {
     config: Config,
     clock: Clock,
     hook: Option<Hook<M>>,
+    facts: Facts<M>,
 }
+
+/// What the router can find out about a message.
+pub(crate) struct Facts<M> {
+    pub(crate) headers: Option<HeadersOf<M>>,
+    pub(crate) ttl: Option<TtlOf<M>>,
+}
+
+type HeadersOf<M> = Box<dyn for<'m> Fn(&'m M, &mut dyn FnMut(&'m str, &'m str)) + Send + Sync>;
+type TtlOf<M> = Box<dyn Fn(&M) -> Option<Duration> + Send + Sync>;
 
 impl<M> Default for RouterBuilder<M> {
     fn default() -> Self {
-        Self { config: Config::default(), clock: Clock::Real, hook: None }
+        let facts = Facts { headers: None, ttl: None };
+        Self { config: Config::default(), clock: Clock::Real, hook: None, facts }
     }
 }
 
@@ -129,9 +146,9 @@ impl<M> RouterBuilder<M> {
     }
 
     /// How many routes, subscriptions and receivers there may be at once; one more is refused. A bound against a leak, not
-    /// a tuning knob: choose well above what the program needs, and remember that every publish looks at each of them.
+    /// a tuning knob: choose well above what the program needs.
     ///
-    /// Default: 10,000.
+    /// Default: 100,000.
     #[must_use]
     pub fn max_routes(mut self, max_routes: usize) -> Self {
         self.config.max_routes = max_routes;
@@ -153,7 +170,7 @@ impl<M> RouterBuilder<M> {
     /// counted and, with feature `tracing`, reported. A message that several destinations missed comes once for each.
     ///
     /// It runs without a lock, on the publisher's thread ([`DeadReason::Unroutable`], `Displaced`, `Refused`), on the
-    /// subscription's (`Failed`), or on the one that closes (`Abandoned`), and should not wait. Its panic is treated as a
+    /// subscription's (`Failed`, `Expired`), or on the one that closes (`Abandoned`), and should not wait. Its panic is treated as a
     /// sink's while publishing (resumed once everybody was served) and contained elsewhere. What is published inside it and
     /// goes wrong as well is not given to it again.
     ///
@@ -161,6 +178,40 @@ impl<M> RouterBuilder<M> {
     #[must_use]
     pub fn dead_letter(mut self, hook: impl Fn(Arc<M>, DeadReason) + Send + Sync + 'static) -> Self {
         self.hook = Some(Arc::new(hook));
+        self
+    }
+
+    /// How a message's headers are read, for [`Rule::header`](crate::Rule::header) and its kin. Called on the publisher's thread,
+    /// under no lock, once for each publish while there is a rule about headers. If it panics the message has none, and the
+    /// panic goes on once everybody was served.
+    ///
+    /// Default: no message has headers. See [`own_headers`](Self::own_headers) for messages that say it themselves.
+    #[must_use]
+    pub fn headers(
+        mut self,
+        headers: impl for<'m> Fn(&'m M, &mut dyn FnMut(&'m str, &'m str)) + Send + Sync + 'static,
+    ) -> Self {
+        self.facts.headers = Some(Box::new(headers));
+        self
+    }
+
+    /// As [`headers`](Self::headers), for messages that are [`HasHeaders`].
+    #[must_use]
+    pub fn own_headers(self) -> Self
+    where
+        M: HasHeaders,
+    {
+        self.headers(|message, each| message.each_header(each))
+    }
+
+    /// How long a message is worth anything, from its publishing on; `None`: for ever. One that is older when a subscription
+    /// comes to it is not handed over but becomes a dead letter ([`DeadReason::Expired`]). Called on the publisher's thread,
+    /// once for each publish. Sinks know nothing of it.
+    ///
+    /// Default: for ever. A subscription can have a limit [of its own](crate::SubscriptionBuilder::ttl); the earlier one counts.
+    #[must_use]
+    pub fn ttl(mut self, ttl: impl Fn(&M) -> Option<Duration> + Send + Sync + 'static) -> Self {
+        self.facts.ttl = Some(Box::new(ttl));
         self
     }
 
@@ -189,7 +240,7 @@ impl<M> RouterBuilder<M> {
     where
         M: Send + Sync + 'static,
     {
-        Router::start(self.config, self.clock, self.hook)
+        Router::start(self.config, self.clock, self.hook, self.facts)
     }
 }
 

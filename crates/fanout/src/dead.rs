@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fullbore_core::{Event, Events, Failure, Refusal, contain};
 
@@ -35,6 +36,13 @@ pub enum DeadReason {
         /// How.
         failure: Failure,
     },
+    /// It was older than its time to live when its turn came.
+    Expired {
+        /// The subscription's name.
+        destination: Arc<str>,
+        /// How long it had waited there.
+        waited: Duration,
+    },
     /// It was accepted, and nobody was left to handle it when the subscription ended.
     Abandoned {
         /// The subscription's name.
@@ -51,6 +59,7 @@ impl DeadReason {
             DeadReason::Displaced { destination }
             | DeadReason::Refused { destination, .. }
             | DeadReason::Failed { destination, .. }
+            | DeadReason::Expired { destination, .. }
             | DeadReason::Abandoned { destination } => Some(destination),
         }
     }
@@ -63,6 +72,7 @@ impl fmt::Display for DeadReason {
             DeadReason::Displaced { destination } => write!(f, "displaced at {destination}"),
             DeadReason::Refused { destination, reason } => write!(f, "refused by {destination}: {reason}"),
             DeadReason::Failed { destination, failure } => write!(f, "failed at {destination}: {failure}"),
+            DeadReason::Expired { destination, waited } => write!(f, "expired at {destination} after {waited:?}"),
             DeadReason::Abandoned { destination } => write!(f, "abandoned at {destination}"),
         }
     }

@@ -2,8 +2,9 @@
 
 use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 
-use fullbore_core::BuildError;
+use fullbore_core::{BuildError, FlushError, Refusal};
 
 /// A pattern or a topic that cannot be used, and where it is at fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub enum Problem {
     WildcardInTopic,
     /// A control character.
     ControlCharacter,
+    /// A pattern of more than 128 segments.
+    TooManySegments,
 }
 
 impl Malformed {
@@ -66,6 +69,7 @@ impl fmt::Display for Malformed {
             Problem::WildcardInSegment => "a wildcard has to be a whole segment",
             Problem::WildcardInTopic => "a topic has no wildcards",
             Problem::ControlCharacter => "control character",
+            Problem::TooManySegments => "more than 128 segments",
         };
         write!(f, "{} {:?} at byte {}: {problem}", self.what, self.text, self.position)
     }
@@ -140,11 +144,70 @@ impl From<BuildError> for RouteError {
     }
 }
 
+/// Why a subscription has as many lanes as before.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ResizeError {
+    /// It has no lanes.
+    NoLanes,
+    /// It has ended.
+    Closed,
+    /// A number of lanes that cannot be, or a thread that could not be started.
+    Build(BuildError),
+    /// What the lanes hold was not handled in time; or the caller is one of the router's own threads, which do not wait.
+    NotDrained(FlushError),
+}
+
+impl ResizeError {
+    /// Whether time was up.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, ResizeError::NotDrained(error) if error.is_timeout())
+    }
+
+    /// Whether the caller is one of the router's own threads.
+    #[must_use]
+    pub fn is_own_thread(&self) -> bool {
+        matches!(self, ResizeError::NotDrained(error) if error.is_own_thread())
+    }
+}
+
+impl fmt::Display for ResizeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ResizeError::NoLanes => f.write_str("the subscription has no lanes"),
+            ResizeError::Closed => f.write_str("the subscription has ended"),
+            ResizeError::Build(error) => error.fmt(f),
+            ResizeError::NotDrained(error) => write!(f, "the lanes are not empty: {error}"),
+        }
+    }
+}
+
+impl Error for ResizeError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            ResizeError::Build(error) => Some(error),
+            ResizeError::NotDrained(error) => Some(error),
+            ResizeError::NoLanes | ResizeError::Closed => None,
+        }
+    }
+}
+
+impl From<BuildError> for ResizeError {
+    fn from(error: BuildError) -> Self {
+        ResizeError::Build(error)
+    }
+}
+
 /// Why nothing was published to anybody.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     Closed,
     Malformed(Box<Malformed>),
+    /// All or nothing: one of those that have to take it did not.
+    Withheld(Arc<str>, Refusal),
+    /// All or nothing: one of those that have to take it cannot promise to.
+    NoReserve(Arc<str>),
 }
 
 /// A message that was published to nobody, with the reason. It comes back through [`into_inner`](Self::into_inner).
@@ -164,6 +227,10 @@ impl<T> PublishError<T> {
         self.item
     }
 
+    pub(crate) fn into_parts(self) -> (T, Fault) {
+        (self.item, self.fault)
+    }
+
     /// Whether the router is closed.
     pub const fn is_closed(&self) -> bool {
         matches!(self.fault, Fault::Closed)
@@ -173,7 +240,24 @@ impl<T> PublishError<T> {
     pub fn malformed(&self) -> Option<&Malformed> {
         match &self.fault {
             Fault::Malformed(malformed) => Some(malformed),
-            Fault::Closed => None,
+            _ => None,
+        }
+    }
+
+    /// Which destination refused, and why, if an all-or-nothing publish was withheld from all for it.
+    pub fn withheld(&self) -> Option<(&str, Refusal)> {
+        match &self.fault {
+            Fault::Withheld(destination, reason) => Some((destination, *reason)),
+            _ => None,
+        }
+    }
+
+    /// Which destination cannot keep a place, if that is why an all-or-nothing publish was withheld: make it
+    /// [optional](crate::RouteBuilder::optional), or a sink that [can](crate::Reserve).
+    pub fn cannot_reserve(&self) -> Option<&str> {
+        match &self.fault {
+            Fault::NoReserve(destination) => Some(destination),
+            _ => None,
         }
     }
 }
@@ -189,6 +273,10 @@ impl<T> fmt::Display for PublishError<T> {
         match &self.fault {
             Fault::Closed => f.write_str("not published: the router is closed"),
             Fault::Malformed(malformed) => write!(f, "not published: {malformed}"),
+            Fault::Withheld(destination, reason) => write!(f, "given to nobody: refused by {destination}: {reason}"),
+            Fault::NoReserve(destination) => {
+                write!(f, "given to nobody: {destination} has to take it and cannot keep a place")
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 //! whom, so that no subscription waits for itself.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -60,34 +60,44 @@ impl Drop for InHook {
     }
 }
 
-/// Which subscription's thread waits for room in which subscription's buffer. A subscription has one thread, so each waits
-/// for at most one other; the chains have no cycle, because the wait that would close one is not begun.
-static WAITS: LazyLock<Monitor<BTreeMap<u64, u64>>> = LazyLock::new(|| Monitor::new(BTreeMap::new(), Clock::Real));
+/// For whose room the threads of a subscription wait. There is no cycle, because the wait that would close one is not begun. A
+/// subscription may have several threads, of which others may go on: what is refused here could then have ended well. But it
+/// could not be known.
+static WAITS: LazyLock<Monitor<BTreeMap<u64, Vec<u64>>>> = LazyLock::new(|| Monitor::new(BTreeMap::new(), Clock::Real));
 
-/// Announces that this thread is about to wait for room in the buffer of `subscription`; `None` if that buffer waits,
-/// directly or through others, for this thread. Strangers may always wait.
+/// Announces that this thread is about to wait for room at `subscription`; `None` if that one waits, directly or through
+/// others, for this thread's own. Strangers may always wait.
 pub(crate) fn wait_for(subscription: u64) -> Option<WaitingHere> {
     let Some(Here { subscription: me, .. }) = HERE.get() else {
         return Some(WaitingHere(None));
     };
     let mut waits = WAITS.lock();
-    let mut next = Some(subscription);
-    while let Some(at) = next {
+    let (mut left, mut seen) = (vec![subscription], BTreeSet::new());
+    while let Some(at) = left.pop() {
         if at == me {
             return None;
         }
-        next = waits.get(&at).copied();
+        if seen.insert(at) {
+            left.extend(waits.get(&at).into_iter().flatten());
+        }
     }
-    waits.insert(me, subscription);
-    Some(WaitingHere(Some(me)))
+    waits.entry(me).or_default().push(subscription);
+    Some(WaitingHere(Some((me, subscription))))
 }
 
-pub(crate) struct WaitingHere(Option<u64>);
+pub(crate) struct WaitingHere(Option<(u64, u64)>);
 
 impl Drop for WaitingHere {
     fn drop(&mut self) {
-        if let Some(me) = self.0 {
-            WAITS.lock().remove(&me);
+        let Some((me, subscription)) = self.0 else { return };
+        let mut waits = WAITS.lock();
+        if let Some(targets) = waits.get_mut(&me) {
+            if let Some(at) = targets.iter().position(|target| *target == subscription) {
+                targets.swap_remove(at);
+            }
+            if targets.is_empty() {
+                waits.remove(&me);
+            }
         }
     }
 }

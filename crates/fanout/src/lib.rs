@@ -4,7 +4,8 @@
 //! # When to use it
 //! When several parts of a program want the same events: a progress bar, an audit log, counters; or the same items: four
 //! queues that each do something else with an image. Not to share work among equals (each destination gets *every* message
-//! that matches; that is `fullbore-queue`), and not for one producer and one consumer (a channel).
+//! that matches, unless they are a [group](SubscriptionBuilder::group); a queue of work is `fullbore-queue`), and not for one producer
+//! and one consumer (a channel).
 //!
 //! A [`Router`] where destinations are many, want different things, or are sinks and closures; a [`Broadcast`] where all want
 //! the same, on threads of their own, and there is much of it: a delivery takes some nanoseconds there.
@@ -44,6 +45,10 @@
 //!   loses its own copies only: the copies of the others are handed over first, also when it makes the publisher wait.
 //! - Nothing is lost silently: the [`Receipt`] names who refused and why, each destination's station balances, and the
 //!   [dead-letter hook](RouterBuilder::dead_letter) gets what was unroutable, displaced, refused, failed or abandoned.
+//! - With [lanes](SubscriptionBuilder::lanes) those with the same key are handled in that order, also while the number of lanes changes.
+//! - [All or nothing](Router::publish_all_or_nothing), where that is asked for: a place is kept everywhere before anybody has it.
+//! - A publish costs what its topic and headers cost to look up and what matches, not how many [rules](Rule) there are (predicates
+//!   excepted, which are asked one by one).
 //! - A panic in a closure costs that message and nothing else; a panic in a sink reaches the publisher after everybody else
 //!   has the message.
 //!
@@ -55,9 +60,9 @@
 //! - A panic in a callback costs that message, and goes on to the subscriber's caller; one in a message's destructor ends there.
 //!
 //! # What it costs
-//! One thread for each subscription with a closure (the system's default stack), none for receivers and sinks. A publish
-//! takes the router's lock for a moment and one lock for each subscription that matches, and allocates the message's `Arc`;
-//! with sinks or full subscriptions in the way, a small list. Handing a message to a closure allocates one small object. A
+//! One thread for each subscription with a closure, or as many as it asks for (the system's default stack), none for receivers and
+//! sinks. A publish reads the router's lock for a moment and takes one lock for each subscription that matches (three with lanes),
+//! and allocates the message's `Arc`; with more than four matches, a list of them. Handing a message to a closure allocates one small object. A
 //! destination at rest is a station (about 2 KiB); a subscription's buffer is empty and grows up to its capacity with use.
 //!
 //! A broadcast has no threads. Its ring grows with use, up to its capacity and a block; messages stay in it, read or not, until their
@@ -67,10 +72,10 @@
 //! for up to 50 microseconds before they sleep, fewer if that has been of no use; idle ones cost nothing.
 //!
 //! # Trade-offs
-//! Every publish looks at every route (patterns are read once, when the route is made), and adding or removing a route copies
-//! the list: simple, and fast for tens of routes. A sink is called on the publisher's thread. A wait for several full
-//! destinations is the sum of their waits, unless [`Router::publish_deadline`] caps it. There is no all-or-nothing: some
-//! destinations may have a message that others refused.
+//! A sink is called on the publisher's thread. A wait for several full
+//! destinations is the sum of their waits, unless [`Router::publish_deadline`] caps it. Publishers of one router on many cores
+//! share the reading side of one lock. With an ordinary publish some destinations may have a message that others refused; the
+//! all-or-nothing one takes each buffer's lock twice.
 //!
 //! A broadcast keeps messages that everybody has read, for it would cost every reader a shared write to know. A publisher that
 //! waits for a full subscriber does so for up to a millisecond until there is room for many messages.
@@ -83,20 +88,28 @@
 //! - `tracing`: events for dropped, dead and abandoned messages and for panics; closures run in the publisher's span.
 #![deny(unsafe_code)]
 
+mod atomic;
 mod broadcast;
 mod buffer;
 mod config;
 mod dead;
 mod error;
 mod here;
+mod index;
+mod jump;
+mod lanes;
 mod pattern;
 mod publish;
 mod receipt;
 mod receiver;
+mod reserve;
+mod route;
 mod router;
+mod rule;
 mod shared;
 mod sink;
 mod subscription;
+mod target;
 
 #[doc(inline)]
 pub use crate::{
@@ -107,14 +120,17 @@ pub use crate::{
     buffer::Handled,
     config::{Config, RouterBuilder, SubscriptionConfig},
     dead::DeadReason,
-    error::{Malformed, Problem, PublishError, RecvError, RouteError},
+    error::{Malformed, Problem, PublishError, RecvError, ResizeError, RouteError},
     pattern::Pattern,
-    receipt::Receipt,
+    receipt::{BatchReceipt, Became, Receipt},
     receiver::{Iter, Receiver},
+    reserve::{Place, Reserve},
+    route::{MappedRouteBuilder, Route, RouteBuilder},
     router::Router,
+    rule::{HasHeaders, IntoRule, Rule},
     shared::Stranded,
     sink::RouterSink,
-    subscription::{Route, Subscription, SubscriptionBuilder},
+    subscription::{LanesBuilder, ParallelBuilder, Subscription, SubscriptionBuilder},
 };
 
 #[cfg(doctest)]

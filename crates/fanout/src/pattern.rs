@@ -6,7 +6,10 @@ use std::sync::Arc;
 use crate::error::{Malformed, Problem};
 
 /// What stands between the segments of a topic.
-const DOT: char = '.';
+pub(crate) const DOT: char = '.';
+
+/// A pattern is kept as a path through a tree, which is as deep as the longest of them.
+const MAX_SEGMENTS: usize = 128;
 
 /// A topic with wildcards: segments separated by `.`, where `*` stands for exactly one segment and `#` for any number of
 /// them, none included.
@@ -29,7 +32,7 @@ pub struct Pattern {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Segment {
+pub(crate) enum Segment {
     Literal(Box<str>),
     /// `*`
     One,
@@ -41,12 +44,15 @@ impl Pattern {
     /// Reads a pattern.
     ///
     /// # Errors
-    /// If it is empty, has an empty segment, a wildcard beside other characters in one segment, or a control character.
-    /// The error names the byte at fault.
+    /// If it is empty, has an empty segment, a wildcard beside other characters in one segment, a control character, or
+    /// more than 128 segments. The error names the byte at fault.
     pub fn new(text: &str) -> Result<Self, Malformed> {
         let bad = |position, problem| Malformed::pattern(text, position, problem);
         let mut segments = Vec::new();
         for (start, segment) in parts(text).map_err(|(position, problem)| bad(position, problem))? {
+            if segments.len() == MAX_SEGMENTS {
+                return Err(bad(start, Problem::TooManySegments));
+            }
             segments.push(match segment {
                 "*" => Segment::One,
                 "#" => Segment::Any,
@@ -67,6 +73,23 @@ impl Pattern {
 
     pub(crate) fn text(&self) -> &Arc<str> {
         &self.text
+    }
+
+    pub(crate) fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// Whether it stands for every topic.
+    pub(crate) fn is_all(&self) -> bool {
+        // A topic has at least one segment: `#.*`, `*.#` and `*.#.#` are the same.
+        let ones = self.segments.iter().filter(|segment| **segment == Segment::One).count();
+        let wild = self.segments.iter().all(|segment| matches!(segment, Segment::One | Segment::Any));
+        wild && ones <= 1 && self.segments.contains(&Segment::Any)
+    }
+
+    /// Whether it stands for one topic only.
+    pub(crate) fn is_literal(&self) -> bool {
+        self.segments.iter().all(|segment| matches!(segment, Segment::Literal(_)))
     }
 
     /// Whether `topic` is one of those it stands for. Costs at most segments times segments; allocates nothing.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use fullbore_metrics::{Departure, Outcome, Station};
 
-use crate::buffer::{Buffer, ONE};
+use crate::buffer::Buffer;
 use crate::dead::DeadReason;
 use crate::error::RecvError;
 use crate::shared::Shared;
@@ -92,13 +92,15 @@ impl<M> Receiver<M> {
     }
 
     fn take(&self, deadline: Option<Instant>) -> Option<Arc<M>> {
-        let group = self.buffer.inbox.take(ONE, deadline)?;
-        self.buffer.station.began(1);
-        self.buffer.station.ended(Outcome::Served, 1);
-        self.buffer.inbox.done(group.ticket);
-        let (letter, at) = group.items.into_iter().next()?;
-        self.buffer.note_wait(at);
-        Some(letter.message)
+        loop {
+            let (letter, at) = self.buffer.inbox.take_one(deadline)?;
+            if !self.buffer.expired(&self.shared.desk, &letter, at) {
+                self.buffer.station.began(1);
+                self.buffer.station.ended(Outcome::Served, 1);
+                self.buffer.note_wait(at);
+                return Some(letter.message);
+            }
+        }
     }
 
     /// Why there was none: closed is for good, so it may be asked afterwards.

@@ -5,19 +5,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fullbore_core::{Clock, Close, FlushError, Leftover, Patience, Sink, Undelivered};
-use fullbore_metrics::{Departure, Station, StationKind};
+use fullbore_metrics::{Departure, Station};
 
-use crate::config::{Config, RouterBuilder};
+use crate::config::{Config, Facts, RouterBuilder};
 use crate::dead::{Desk, Hook};
 use crate::error::{Malformed, PublishError, RouteError};
 use crate::here;
-use crate::pattern::{Pattern, check_topic};
-use crate::receipt::Receipt;
-use crate::shared::{Entry, Shared, Stranded, To};
+use crate::pattern::check_topic;
+use crate::receipt::{BatchReceipt, Receipt};
+use crate::route::{Route, RouteBuilder, station_of_callers};
+use crate::rule::IntoRule;
+use crate::shared::{Shared, Stranded};
 use crate::sink::RouterSink;
-use crate::subscription::{Route, SubscriptionBuilder};
+use crate::subscription::SubscriptionBuilder;
 
-/// Takes messages under topics and gives each to every destination whose pattern matches. A cheap handle; clones share
+/// Takes messages under topics and gives each to every destination whose rule matches. A cheap handle; clones share
 /// the routes, and the last one closes it.
 ///
 /// ```
@@ -61,11 +63,11 @@ impl<M: Send + Sync + 'static> Router<M> {
         RouterBuilder::default()
     }
 
-    pub(crate) fn start(config: Config, clock: Clock, hook: Option<Hook<M>>) -> Self {
+    pub(crate) fn start(config: Config, clock: Clock, hook: Option<Hook<M>>, facts: Facts<M>) -> Self {
         let station = station_of_callers(&config.name);
         let id = here::fresh_id();
         let desk = Desk::new(id, &config.name, hook);
-        let shared = Arc::new(Shared::new(config, clock, station, id, desk));
+        let shared = Arc::new(Shared::new(config, clock, station, id, desk, facts));
         Self { owner: Arc::new(Owner { shared }) }
     }
 
@@ -73,19 +75,22 @@ impl<M: Send + Sync + 'static> Router<M> {
         &self.owner.shared
     }
 
-    /// Gives what matches `pattern` (see [`Pattern`]) to a sink: a queue, a batcher, another router, a channel's sender. The
-    /// route is named after its pattern.
+    /// Gives what `rule` (a pattern, or any [`Rule`](crate::Rule)) stands for to a sink: a queue, a batcher, another router, a
+    /// channel's sender. The route is named after its rule.
     ///
     /// The sink's `send` is called **on the publisher's thread**, with the sink's own policy: one that waits for room makes
-    /// the publisher wait. Where that is not wanted put a [subscription](Self::subscribe) in front, or choose a sink that
-    /// rejects. If it panics, every other destination still gets the message, then the panic goes on in `publish`.
+    /// the publisher wait. Where that is not wanted put a [subscription](Self::subscribe) in front, choose a sink that
+    /// rejects, or [say so](crate::RouteBuilder::overflow). If it panics, every other destination still gets the message, then the
+    /// panic goes on in `publish`.
+    ///
+    /// A sink that has several routes gets a message once for each of them that matches.
     ///
     /// The route stays when its handle is dropped; [`Route::remove`] ends it. The sink is never closed, only dropped.
     ///
     /// # Errors
     /// A malformed pattern, a closed router, or too many routes.
-    pub fn route(&self, pattern: &str, sink: impl Sink<Arc<M>> + 'static) -> Result<Route<M>, RouteError> {
-        self.route_named(pattern, pattern, sink)
+    pub fn route(&self, rule: impl IntoRule<M>, sink: impl Sink<Arc<M>> + 'static) -> Result<Route<M>, RouteError> {
+        self.bind(rule).sink(sink)
     }
 
     /// As [`route`](Self::route), with a name of its own in receipts and reports: for several sinks on one pattern.
@@ -95,27 +100,24 @@ impl<M: Send + Sync + 'static> Router<M> {
     pub fn route_named(
         &self,
         name: &str,
-        pattern: &str,
+        rule: impl IntoRule<M>,
         sink: impl Sink<Arc<M>> + 'static,
     ) -> Result<Route<M>, RouteError> {
-        let pattern = Pattern::new(pattern)?;
-        let entry = Arc::new(Entry {
-            id: here::fresh_id(),
-            name: name.into(),
-            pattern,
-            station: station_of_callers(name),
-            to: To::Sink(Box::new(sink)),
-        });
-        self.shared().add(&entry)?;
-        Ok(Route::new(Arc::clone(self.shared()), &entry))
+        self.bind(rule).name(name).sink(sink)
     }
 
-    /// Describes a subscription to what matches `pattern` (see [`Pattern`]): a bounded buffer of its own, in front of a
-    /// closure with a thread of its own ([`SubscriptionBuilder::run`]) or of a receiver
+    /// Describes a route to a sink: with a name, a policy, a `map` of the messages, a group.
+    #[must_use = "a route begins with `sink`"]
+    pub fn bind(&self, rule: impl IntoRule<M>) -> RouteBuilder<M> {
+        RouteBuilder::new(Arc::clone(self.shared()), rule.into_rule())
+    }
+
+    /// Describes a subscription to what `rule` (a pattern, or any [`Rule`](crate::Rule)) stands for: a bounded buffer of its own,
+    /// in front of a closure with threads of its own ([`SubscriptionBuilder::run`]) or of a receiver
     /// ([`SubscriptionBuilder::receiver`]).
     #[must_use = "a subscription begins with `run` or `receiver`"]
-    pub fn subscribe(&self, pattern: &str) -> SubscriptionBuilder<M> {
-        SubscriptionBuilder::new(Arc::clone(self.shared()), pattern)
+    pub fn subscribe(&self, rule: impl IntoRule<M>) -> SubscriptionBuilder<M> {
+        SubscriptionBuilder::new(Arc::clone(self.shared()), rule.into_rule())
     }
 
     /// Offers a message to every destination that matches, each with its own policy; one copy is stored. The receipt says
@@ -146,8 +148,8 @@ impl<M: Send + Sync + 'static> Router<M> {
     /// As [`publish`](Self::publish).
     pub fn publish_arc(&self, topic: &str, message: Arc<M>) -> Result<Receipt, PublishError<Arc<M>>> {
         let shared = self.shared();
-        match shared.admit(topic) {
-            Ok(routes) => Ok(shared.publish(&routes, topic, &message, Patience::Policy(None))),
+        match shared.admit(topic, &message) {
+            Ok(admitted) => Ok(shared.publish(admitted, topic, &message, Patience::Policy(None))),
             Err(fault) => Err(PublishError::new(message, fault)),
         }
     }
@@ -177,10 +179,95 @@ impl<M: Send + Sync + 'static> Router<M> {
 
     fn publish_patiently(&self, topic: &str, message: M, patience: Patience) -> Result<Receipt, PublishError<M>> {
         let shared = self.shared();
-        match shared.admit(topic) {
-            Ok(routes) => Ok(shared.publish(&routes, topic, &Arc::new(message), patience)),
+        match shared.admit(topic, &message) {
+            Ok(admitted) => Ok(shared.publish(admitted, topic, &Arc::new(message), patience)),
             Err(fault) => Err(PublishError::new(message, fault)),
         }
+    }
+
+    /// Publishes messages under one topic, each as [`publish`](Self::publish) does; one receipt for all. A destination that blocks
+    /// makes all of them wait.
+    ///
+    /// # Errors
+    /// The messages, if the router is closed or the topic malformed. If it is closed on the way, those that were not published yet.
+    ///
+    /// # Panics
+    /// As [`publish`](Self::publish), at the first message for which something does; those behind it are dropped.
+    pub fn publish_batch(
+        &self,
+        topic: &str,
+        messages: impl IntoIterator<Item = M>,
+    ) -> Result<BatchReceipt, PublishError<Vec<M>>> {
+        let mut receipt = BatchReceipt::default();
+        let mut messages = messages.into_iter();
+        while let Some(message) = messages.next() {
+            match self.publish(topic, message) {
+                Ok(one) => receipt.add(one),
+                Err(error) => {
+                    let (message, fault) = error.into_parts();
+                    return Err(PublishError::new(std::iter::once(message).chain(messages).collect(), fault));
+                }
+            }
+        }
+        Ok(receipt)
+    }
+
+    /// Offers a message to every destination that matches, or to none: a place is kept at each of them first, and only when all
+    /// have one is the message given to any. So a publish that fails can be tried again without anybody's getting it twice.
+    ///
+    /// It waits for places as the destinations' policies say, and keeps none while it waits. Destinations that are
+    /// [optional](SubscriptionBuilder::optional) are offered the message afterwards. A destination that
+    /// leaves once its place is kept has accepted the message: it is handled, or a dead letter.
+    ///
+    /// # Errors
+    /// The message, if the router is closed, the topic malformed, a destination refused
+    /// ([`withheld`](PublishError::withheld)) or is a sink that cannot keep a place
+    /// ([`cannot_reserve`](PublishError::cannot_reserve)). No destination has it then, and no dead letter is made.
+    ///
+    /// # Panics
+    /// As [`publish`](Self::publish). A sink that panics on a place it had kept counts as failed there.
+    ///
+    /// # Deadlock
+    /// As [`publish`](Self::publish).
+    pub fn publish_all_or_nothing(&self, topic: &str, message: M) -> Result<Receipt, PublishError<M>> {
+        self.publish_all(topic, message, Patience::Policy(None))
+    }
+
+    /// As [`publish_all_or_nothing`](Self::publish_all_or_nothing), but does not wait.
+    ///
+    /// # Errors
+    /// As [`publish_all_or_nothing`](Self::publish_all_or_nothing).
+    ///
+    /// # Panics
+    /// As [`publish_all_or_nothing`](Self::publish_all_or_nothing).
+    pub fn try_publish_all_or_nothing(&self, topic: &str, message: M) -> Result<Receipt, PublishError<M>> {
+        self.publish_all(topic, message, Patience::Try)
+    }
+
+    /// As [`publish_all_or_nothing`](Self::publish_all_or_nothing), waiting until `deadline` at most.
+    ///
+    /// # Errors
+    /// As [`publish_all_or_nothing`](Self::publish_all_or_nothing).
+    ///
+    /// # Panics
+    /// As [`publish_all_or_nothing`](Self::publish_all_or_nothing).
+    pub fn publish_all_or_nothing_deadline(
+        &self,
+        topic: &str,
+        message: M,
+        deadline: Instant,
+    ) -> Result<Receipt, PublishError<M>> {
+        self.publish_all(topic, message, Patience::Policy(Some(deadline)))
+    }
+
+    fn publish_all(&self, topic: &str, message: M, patience: Patience) -> Result<Receipt, PublishError<M>> {
+        let shared = self.shared();
+        let admitted = match shared.admit(topic, &message) {
+            Ok(admitted) => admitted,
+            Err(fault) => return Err(PublishError::new(message, fault)),
+        };
+        // Nobody has a share of it before everybody has a place.
+        shared.publish_all_or_nothing(admitted, topic, message, patience)
     }
 
     /// This router as a target of others: a sink of `M` and of `Arc<M>` that publishes under `topic`. It is a clone, so it
@@ -256,13 +343,13 @@ impl<M> Router<M> {
     /// Whether it was closed.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.owner.shared.routes().is_none()
+        self.owner.shared.is_closed()
     }
 
     /// How many routes, subscriptions and receivers there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.owner.shared.routes().map_or(0, |routes| routes.len())
+        self.owner.shared.len()
     }
 
     /// Whether there are none.
@@ -278,12 +365,6 @@ impl<M> Router<M> {
     pub fn station(&self) -> &Station {
         &self.owner.shared.station
     }
-}
-
-/// A station whose servers are the calling threads.
-fn station_of_callers(name: &str) -> Station {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    Station::builder(name.to_owned()).kind(StationKind::Fanout).parallelism(cores).build()
 }
 
 impl<M: Send + Sync + 'static> Default for Router<M> {

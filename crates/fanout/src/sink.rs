@@ -29,49 +29,50 @@ impl<M> RouterSink<M> {
         &self,
         item: T,
         patience: Patience,
+        look: impl FnOnce(&T) -> &M,
         share: impl FnOnce(T) -> Arc<M>,
         unshare: impl FnOnce(Arc<M>) -> Result<T, Arc<M>>,
     ) -> Result<(), SendError<T>> {
         let shared = self.router.parts();
         // The topic was looked at when the sink was made, so it is never the fault.
-        let Ok(routes) = shared.admit(&self.topic) else {
+        let Ok(admitted) = shared.admit(&self.topic, look(&item)) else {
             return Err(SendError::new(item, Refusal::Closed));
         };
         let message = share(item);
-        let delivery = shared.deliver(&routes, &self.topic, &message, patience);
+        let (delivery, matched) = shared.deliver(admitted, &self.topic, &message, patience);
         let message = match delivery.refused_by_all() {
             None => message,
             Some(reason) => match unshare(message) {
                 Ok(item) => {
-                    let _refused = shared.conclude(delivery, None);
+                    let _refused = shared.conclude(delivery, matched, None);
                     return Err(SendError::new(item, reason));
                 }
                 // Who refused it has kept a copy.
                 Err(message) => message,
             },
         };
-        let _receipt = shared.conclude(delivery, Some(&message));
+        let _receipt = shared.conclude(delivery, matched, Some(&message));
         Ok(())
     }
 }
 
 impl<M: Send + Sync> Sink<M> for RouterSink<M> {
     fn try_send(&self, item: M) -> Result<(), SendError<M>> {
-        self.offer(item, Patience::Try, Arc::new, Arc::try_unwrap)
+        self.offer(item, Patience::Try, |item| item, Arc::new, Arc::try_unwrap)
     }
 
     fn send_deadline(&self, item: M, deadline: Option<Instant>) -> Result<(), SendError<M>> {
-        self.offer(item, Patience::Policy(deadline), Arc::new, Arc::try_unwrap)
+        self.offer(item, Patience::Policy(deadline), |item| item, Arc::new, Arc::try_unwrap)
     }
 }
 
 impl<M: Send + Sync> Sink<Arc<M>> for RouterSink<M> {
     fn try_send(&self, item: Arc<M>) -> Result<(), SendError<Arc<M>>> {
-        self.offer(item, Patience::Try, |item| item, Ok)
+        self.offer(item, Patience::Try, |item| item, |item| item, Ok)
     }
 
     fn send_deadline(&self, item: Arc<M>, deadline: Option<Instant>) -> Result<(), SendError<Arc<M>>> {
-        self.offer(item, Patience::Policy(deadline), |item| item, Ok)
+        self.offer(item, Patience::Policy(deadline), |item| item, |item| item, Ok)
     }
 }
 

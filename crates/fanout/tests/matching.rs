@@ -54,7 +54,7 @@ proptest! {
         let router = Router::<usize>::new();
         let mut receivers: Vec<_> = patterns
             .iter()
-            .map(|pattern| (pattern, Vec::new(), router.subscribe(&pattern.join(".")).receiver().unwrap()))
+            .map(|pattern| (pattern, Vec::new(), router.subscribe(pattern.join(".")).receiver().unwrap()))
             .collect();
         for (n, topic) in topics.iter().enumerate() {
             // Half-way, one of them leaves.

@@ -158,6 +158,69 @@ fn nothing_is_lost_under_panics_failures_and_full_buffers() {
 }
 
 #[test]
+fn every_kind_of_destination_balances_under_each_policy() {
+    let mut dice = Dice::new("every_kind");
+    let (router, dead) = watched();
+    let mut stations = Vec::new();
+    let handler = |mut dice: Dice| {
+        let first = dice.roll(1000);
+        move |message: Arc<(usize, u64)>| match (message.1 + first) % 17 {
+            0 => std::panic::resume_unwind(Box::new("on purpose")),
+            1 => Err("on purpose"),
+            2 => {
+                thread::yield_now();
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    };
+    let mut lanes = Vec::new();
+    for overflow in POLICIES {
+        let plain = || router.subscribe("#").capacity(2).overflow(overflow);
+        stations.push(plain().threads(3).run(handler(dice.split())).unwrap().station().clone());
+        let by_key =
+            plain().lanes(3).by_key(|message: &(usize, u64)| message.1 % 11).run(handler(dice.split())).unwrap();
+        stations.push(by_key.station().clone());
+        lanes.push(by_key);
+        for _ in 0..2 {
+            let member = plain().group(overflow.to_string()).run(handler(dice.split())).unwrap();
+            stations.push(member.station().clone());
+        }
+        let (sender, receiver) = crossbeam_channel::bounded(64);
+        let map = |message: &(usize, u64)| message.1.is_multiple_of(2).then_some(message.0);
+        let mapped = router.bind("even.#").overflow(Overflow::Reject).filter_map(map).sink(sender).unwrap();
+        stations.push(mapped.station().clone());
+        // It is full from some moment on, and refuses.
+        std::mem::forget(receiver);
+    }
+    let told = Told::default();
+    let busy = AtomicUsize::new(3);
+    thread::scope(|scope| {
+        for publisher in 0..3 {
+            let (router, told, busy) = (&router, &told, &busy);
+            let mut dice = dice.split();
+            scope.spawn(move || {
+                for n in 0..400 {
+                    let topic = if n % 2 == 0 { "even.x" } else { "odd" };
+                    told.publish(router, topic, (publisher, n), dice.roll(2) == 0);
+                }
+                busy.fetch_sub(1, Ordering::Relaxed);
+            });
+        }
+        scope.spawn(|| {
+            for to in (1..6).cycle() {
+                lanes.iter().for_each(|lanes| lanes.resize_lanes(to).unwrap());
+                if busy.load(Ordering::Relaxed) == 0 {
+                    break;
+                }
+            }
+        });
+    });
+    router.close().unwrap();
+    settle(&told, &router, &stations, &dead);
+}
+
+#[test]
 fn routes_come_and_go_while_others_publish() {
     let mut dice = Dice::new("come_and_go");
     let (router, dead) = watched();

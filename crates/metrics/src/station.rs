@@ -1,6 +1,7 @@
 //! A station: work arrives, waits, is served, leaves.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -144,27 +145,35 @@ pub struct Elsewhere {
     pub refused: u64,
 }
 
-/// Stations that another one depends on, as long as somebody has a handle of them.
+/// Stations that another one depends on, as long as somebody has a handle of them. A router can feed thousands.
 #[derive(Default)]
-struct Edges(Mutex<Vec<(StationId, Weak<Shared>)>>);
+struct Edges(Mutex<Ends>);
+
+#[derive(Default)]
+struct Ends {
+    to: BTreeMap<StationId, Weak<Shared>>,
+    /// At so many, those whose stations have gone are looked for.
+    tidy_at: usize,
+}
 
 type Shared = Shards<StationCell, Facts>;
 
 impl Edges {
     fn add(&self, to: &Station) {
         let mut edges = self.0.lock();
-        if !edges.iter().any(|(id, _)| *id == to.id()) {
-            edges.retain(|(_, there)| there.strong_count() > 0);
-            edges.push((to.id(), Arc::downgrade(to.shared())));
+        if edges.to.len() >= edges.tidy_at {
+            edges.to.retain(|_, there| there.strong_count() > 0);
+            edges.tidy_at = 2 * edges.to.len() + 8;
         }
+        edges.to.entry(to.id()).or_insert_with(|| Arc::downgrade(to.shared()));
     }
 
     fn remove(&self, to: &Station) {
-        self.0.lock().retain(|(id, _)| *id != to.id());
+        self.0.lock().to.remove(&to.id());
     }
 
     fn ids(&self) -> Vec<StationId> {
-        self.0.lock().iter().filter(|(_, there)| there.strong_count() > 0).map(|(id, _)| *id).collect()
+        self.0.lock().to.iter().filter(|(_, there)| there.strong_count() > 0).map(|(id, _)| *id).collect()
     }
 }
 
