@@ -17,13 +17,12 @@ use crate::upstream::Item;
 
 pub(crate) const NODES: usize = 4;
 /// The items 0 to this are asked for all the time.
-pub(crate) const HOT: usize = 24;
+pub(crate) const HOT: usize = 64;
 
 /// More than a load takes whose process died.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// One of the four, in all its lives.
-#[derive(Default)]
 pub(crate) struct Node {
     /// Below these versions it must not answer: each was removed through this node, which has said so.
     floors: [AtomicU64; HOT],
@@ -35,6 +34,15 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    fn new() -> Self {
+        Self {
+            floors: [const { AtomicU64::new(0) }; HOT],
+            latency: Histogram::new(),
+            cut_off: Counter::new(),
+            answered: Counter::new(),
+        }
+    }
+
     pub(crate) fn floor(&self, id: usize) -> u64 {
         // ORDERING: Acquire, with the AcqRel of `set_floor`: the removal was answered before what is sent from here on.
         self.floors[id].load(Acquire)
@@ -75,7 +83,7 @@ impl Fleet {
     /// No process runs yet.
     pub(crate) fn new(redis: String, prefix: String, upstream: SocketAddr) -> Self {
         let state = Monitor::new(State::default(), Clock::Real);
-        Self { redis, prefix, upstream, state, nodes: Default::default() }
+        Self { redis, prefix, upstream, state, nodes: std::array::from_fn(|_| Node::new()) }
     }
 
     /// Starts the process of a node; returns its id.

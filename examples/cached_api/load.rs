@@ -10,7 +10,7 @@ use crate::fleet::{Caller, Fleet, HOT, NODES, Trouble};
 use crate::upstream::Upstream;
 
 /// Between two changes.
-const CHANGE_EVERY: Duration = Duration::from_millis(40);
+const CHANGE_EVERY: Duration = Duration::from_millis(80);
 
 #[derive(Default)]
 struct State {
@@ -92,7 +92,7 @@ impl<'a> Load<'a> {
                     }
                 }
                 // Nobody is there, and nobody is to blame.
-                Err(Trouble::Killed) if since.elapsed() < Duration::from_millis(1) => drop(self.wait(CHANGE_EVERY / 8)),
+                Err(Trouble::Killed) if since.elapsed() < Duration::from_millis(1) => drop(self.wait(CHANGE_EVERY / 16)),
                 Err(Trouble::Killed) => at.cut_off.inc(),
                 Err(Trouble::Failed(error)) => self.breaks(format!("every request to a living node succeeds: {error}")),
             }

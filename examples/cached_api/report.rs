@@ -30,7 +30,7 @@ pub(crate) fn table(fleet: &Fleet, restarted: usize) -> Result<String, Trouble> 
         [answered, cut_off, all.memory_hits, all.redis_hits, all.loads].map(|count| count.to_string());
     text += &line(&"all", [&a, &b, &c, &d, &e, "", ""]);
     text += &format!(
-        "* killed and started again; what it counted last is lost\n\
+        "* killed and started again; what it counted last is lost. -: too few answers to tell\n\
          {} waits for another's load, {} loads revoked by a removal, {} taken over from the dead\n",
         all.waits, all.revoked, all.takeovers
     );

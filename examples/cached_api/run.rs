@@ -17,7 +17,7 @@ use crate::role::Role;
 use crate::upstream::{SLOW, Upstream};
 
 /// How many threads ask each node, on average.
-const READERS: usize = 3;
+const READERS: usize = 4;
 /// Who asks each node for a cold item at the same time.
 const AT_ONCE: usize = 4;
 /// Items that nobody has asked for before.
@@ -270,5 +270,5 @@ fn settled(fleet: &Fleet, upstream: &Upstream, shutdown: &Shutdown) -> Result<St
             }
         }
     }
-    Ok(format!("all see the newest: {NODES} nodes, {HOT} items, {:.0?} after the last change", since.elapsed()))
+    Ok(format!("all see the newest: {NODES} nodes, {HOT} items, {:.0?} after the load", since.elapsed()))
 }
