@@ -153,7 +153,9 @@ impl Fleet {
 /// Why there is no answer.
 #[derive(Debug)]
 pub(crate) enum Trouble {
-    /// The process has been killed, before or meanwhile.
+    /// There is no process to ask.
+    Gone,
+    /// There was, and it was killed before it answered.
     Killed,
     /// It lives, and failed.
     Failed(String),
@@ -171,7 +173,7 @@ impl<'a> Caller<'a> {
     }
 
     pub(crate) fn ask(&mut self, node: usize, method: &str, path: &str) -> Result<Response, Trouble> {
-        let Some((life, addr)) = self.fleet.life(node) else { return Err(Trouble::Killed) };
+        let Some((life, addr)) = self.fleet.life(node) else { return Err(Trouble::Gone) };
         match self.try_ask(node, life, addr, method, path) {
             Ok(response) => Ok(response),
             Err(error) => {

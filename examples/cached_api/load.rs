@@ -92,7 +92,10 @@ impl<'a> Load<'a> {
                     }
                 }
                 // Nobody is there, and nobody is to blame.
-                Err(Trouble::Killed) if since.elapsed() < Duration::from_millis(1) => drop(self.wait(CHANGE_EVERY / 16)),
+                Err(Trouble::Gone) if self.fleet.is_over() => self.end(),
+                Err(Trouble::Gone) => {
+                    self.wait(CHANGE_EVERY / 16);
+                }
                 Err(Trouble::Killed) => at.cut_off.inc(),
                 Err(Trouble::Failed(error)) => self.breaks(format!("every request to a living node succeeds: {error}")),
             }
@@ -115,7 +118,7 @@ impl<'a> Load<'a> {
                         self.removals.inc();
                         break;
                     }
-                    Ok(_) | Err(Trouble::Killed) => self.passed_on.inc(),
+                    Ok(_) | Err(Trouble::Gone | Trouble::Killed) => self.passed_on.inc(),
                     Err(Trouble::Failed(error)) => {
                         self.breaks(format!("every request to a living node succeeds: {error}"));
                         return;

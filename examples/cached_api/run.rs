@@ -26,6 +26,8 @@ const COLD: u64 = 1_000_000;
 const HELD: u64 = 2_000_000;
 /// The death of a process is noticed in about four seconds; the rest is for a machine that has other things to do.
 const BACK_WITHIN: Duration = Duration::from_secs(10);
+/// At most; half of the load is to come after it.
+const KILL_AFTER: Duration = Duration::from_secs(2);
 const SETTLED_WITHIN: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
@@ -52,7 +54,7 @@ impl From<String> for Stop {
 impl From<Trouble> for Stop {
     fn from(trouble: Trouble) -> Self {
         Stop::Failed(match trouble {
-            Trouble::Killed => String::from("a node is not there any more"),
+            Trouble::Gone | Trouble::Killed => String::from("a node is not there any more"),
             Trouble::Failed(error) => error,
         })
     }
@@ -128,7 +130,8 @@ fn with_nodes(args: &Args, shutdown: &Shutdown, fleet: &Fleet, upstream: &Upstre
         }
         scope.spawn(|| load.write(u64::MAX));
         let begun = Instant::now();
-        if shutdown.wait_within(args.load_for / 2) {
+        // It is over early if a check does not hold, and when it is interrupted.
+        if load.wait(KILL_AFTER.min(args.load_for / 2)) {
             return Ok(String::new());
         }
         let killed = kill(fleet, upstream, victim)?;
@@ -220,7 +223,8 @@ fn kill(fleet: &Fleet, upstream: &Upstream, victim: usize) -> Result<String, Sto
         let asking: Vec<_> = living
             .map(|node| scope.spawn(move || (node, Caller::new(fleet).item(node, HELD), since.elapsed())))
             .collect();
-        fleet.start(victim)?;
+        let pid = fleet.start(victim)?;
+        println!("node {victim} was killed while it loads, and is started again: process {pid}");
         let answers: Vec<_> = asking.into_iter().filter_map(|asked| asked.join().ok()).collect();
         Ok((answers, Caller::new(fleet).item(victim, HELD)))
     })?;

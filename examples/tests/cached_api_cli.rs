@@ -122,8 +122,8 @@ fn all_checks_hold_with_a_redis_of_ours_and_no_value_stays_there() {
     assert!(left.is_empty(), "{left:?}");
 }
 
-/// Starts a long run, and waits until its nodes have been started; returns all its processes.
-fn begun() -> (Child, BufReader<ChildStdout>, Vec<u32>) {
+/// Starts a long run, and waits until it says `when`; returns the processes it has told of until then.
+fn begun(when: &str) -> (Child, BufReader<ChildStdout>, Vec<u32>) {
     let mut child = Command::new(program())
         .args(["--seconds", "600"])
         .stdout(Stdio::piped())
@@ -132,13 +132,13 @@ fn begun() -> (Child, BufReader<ChildStdout>, Vec<u32>) {
         .unwrap();
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
     let mut said = String::new();
-    while !said.contains("nodes:") {
+    while !said.contains(when) {
         let length = stdout.read_line(&mut said).unwrap();
         assert!(length > 0, "it ended early: {said}");
     }
     let all = processes(&said);
-    assert_eq!(all.len(), 6, "{said}");
-    assert!(all.iter().all(|pid| is_alive(*pid)), "{said}");
+    assert!(all.len() >= 6, "{said}");
+    assert!(all.iter().filter(|pid| is_alive(**pid)).count() == 6, "Redis, its keeper and four nodes: {said}");
     (child, stdout, all)
 }
 
@@ -151,14 +151,16 @@ fn ctrl_c_ends_everything() {
     if Redis::start_or_skip().is_none() {
         return;
     }
-    let (mut child, _stdout, all) = begun();
-    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(130));
-    let mut error = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut error).unwrap();
-    assert_eq!(error, "cached_api: interrupted\n");
-    // It has waited for them.
-    assert!(!all.iter().any(|pid| is_alive(*pid)), "left behind, one of {all:?}");
+    for when in ["4 nodes:", "started again:"] {
+        let (mut child, _stdout, all) = begun(when);
+        kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+        let mut error = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut error).unwrap();
+        assert_eq!(error, "cached_api: interrupted\n");
+        // It has waited for them.
+        assert!(!all.iter().any(|pid| is_alive(*pid)), "left behind, one of {all:?}");
+    }
 }
 
 #[test]
@@ -166,7 +168,7 @@ fn killed_it_leaves_nothing_behind() {
     if Redis::start_or_skip().is_none() {
         return;
     }
-    let (mut child, _stdout, all) = begun();
+    let (mut child, _stdout, all) = begun("started again:");
     child.kill().unwrap();
     child.wait().unwrap();
     assert_all_end(&all);
