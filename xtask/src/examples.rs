@@ -18,6 +18,8 @@ struct Example {
 
 /// Every example has its line here, or the command fails.
 const EXAMPLES: &[Example] = &[
+    // Says that it is skipped where there is no redis-server.
+    Example { name: "cached_api", arguments: &["--quick"], server: false },
     Example { name: "fleet_migration", arguments: &["--tenants", "200", "--json"], server: false },
     Example { name: "image_fanout", arguments: &[], server: false },
     Example { name: "ingest_flights", arguments: &[], server: false },
