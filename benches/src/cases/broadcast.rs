@@ -378,9 +378,8 @@ fn copies() -> f64 {
     let mut subscribers: Vec<_> = (0..16).map(|_| subscribe(&broadcast)).collect();
     let message = Arc::new(7);
     broadcast.publisher().publish(Arc::clone(&message)).expect("there is room");
-    let most = |subscriber: &mut Subscriber<Arc<u64>>| {
-        subscriber.try_recv_with(Arc::strong_count).expect("it is there")
-    };
+    let most =
+        |subscriber: &mut Subscriber<Arc<u64>>| subscriber.try_recv_with(Arc::strong_count).expect("it is there");
     let most = subscribers.iter_mut().map(most).max().unwrap_or(0);
     most as f64 - 2.0
 }

@@ -112,7 +112,8 @@ where
 
     /// As [`insert`](Self::insert), unless the value that is there has the same or a higher version: for changes that may arrive
     /// in another order than they were made in; `false` then. A version that was removed or displaced is not remembered; 0
-    /// is what a value has that was given none.
+    /// is what a value has that was given none. A second tier knows no versions: with one this compares with what is in memory, and is of little
+    /// use.
     pub fn insert_version(&self, key: K, value: V, version: u64) -> bool {
         let _burial = self.shared.burial();
         self.shared.put(key, value, Says { version, ..Says::default() }, Some(version))

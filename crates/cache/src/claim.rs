@@ -77,7 +77,7 @@ where
         let as_of = self.flight.generation();
         mine = shard.take_flight_or_successor(self.key, &self.flight);
         let removed = world.is_removed(keep.tags(), as_of);
-        let mut valid = mine.is_some() && !removed && !world.is_cleared(as_of);
+        let mut valid = mine.is_some() && !removed && !self.flight.is_told() && !world.is_cleared(as_of);
         let taken = mine.as_ref().map(|(_, flight)| Arc::clone(flight));
         if valid && let Some((key, flight)) = mine.take() {
             let hash = self.table.store.hash(&key);

@@ -65,6 +65,9 @@ pub(crate) struct Flight {
     abandoned: AtomicBool,
     /// Its leader is a thread of the cache's.
     behind: AtomicBool,
+    /// Another tier told of a change of its key: it may reach the store no more, and nobody joins it. Its leader still has its place, for
+    /// the change may be its own.
+    told: AtomicBool,
     /// The hung one that lost its key to this one. What that brings in the end is still good, as long as this one's would be.
     instead_of: Option<Arc<Flight>>,
 }
@@ -84,6 +87,8 @@ pub(crate) struct Call<'a, K> {
     pub(crate) soft: Option<Duration>,
     /// Not at all.
     pub(crate) no_wait: bool,
+    /// It would only look elsewhere, and leaves the loads of others alone.
+    pub(crate) look: bool,
     pub(crate) behind: Option<Behind<'a, K>>,
 }
 
@@ -248,6 +253,18 @@ where
         }
     }
 
+    /// Another tier tells of a change of the key: what is in memory goes, and nothing that was asked for before gets there.
+    #[cfg(feature = "redis")]
+    pub(crate) fn told(&self, key: &K) {
+        let hash = self.store.hash(key);
+        let _gone;
+        let shard = self.shard(hash).lock();
+        if let Some(Place::Loading { flight, .. }) = shard.flights.get(key) {
+            flight.told.store(true, Ordering::Relaxed);
+        }
+        _gone = self.store.remove(hash, key);
+    }
+
     /// Forgets everything. Flights can no longer reach the store, and nobody joins them.
     pub(crate) fn clear(&self) {
         self.world.clear();
@@ -295,6 +312,8 @@ where
                     }
                     let there = Arc::clone(there);
                     match leader {
+                        _ if call.look => return Entered::Busy,
+                        Some(_) if there.is_told() => {}
                         // Nobody has begun with it, and this call can begin at once.
                         None if behind.is_none() => queued = Some(there),
                         Some(_) if self.is_hung(*since, now) => hung = Some(there),
@@ -455,6 +474,7 @@ where
                     if valid {
                         (*leader, *since) = (Some(current().id()), now);
                         flight.behind.store(true, Ordering::Relaxed);
+                        flight.told.store(false, Ordering::Relaxed);
                         // The load begins now, and sees what was removed before.
                         flight.generation.store(self.world.generation(), Ordering::Relaxed);
                     }
@@ -606,6 +626,7 @@ impl Flight {
             waiting: AtomicUsize::new(0),
             abandoned: AtomicBool::new(false),
             behind: AtomicBool::new(false),
+            told: AtomicBool::new(false),
             instead_of,
         }
     }
@@ -613,6 +634,11 @@ impl Flight {
     /// What it is as of.
     pub(crate) fn generation(&self) -> u32 {
         self.generation.load(Ordering::Relaxed)
+    }
+
+    /// Whether it may still reach the store.
+    pub(crate) fn is_told(&self) -> bool {
+        self.told.load(Ordering::Relaxed)
     }
 
     /// Whether its leader was given up, and its thread replaced if it was one of the cache's.

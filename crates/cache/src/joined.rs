@@ -6,20 +6,24 @@
 //! - **J2** An invalidation goes to Redis first, then to memory: a call that begins after it finds the value in neither.
 //! - **J3** While Redis cannot be asked, or does not tell of changes, values are loaded here and remembered for the outage TTL only; all that is
 //!   in memory is forgotten when it is lost, and again when it is back.
-//! - **J4** What could not be removed from Redis is owed, and removed before anything is trusted again.
+//! - **J4** What could not be removed from Redis is owed: a thread removes it as soon as that is possible, and until then nothing from there
+//!   is believed.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::hash::Hash;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use fullbore_core::{BuildError, Clock, Event, Failure, Monitor, earlier};
+use fullbore_core::{
+    BuildError, Clock, Crew, Event, Events, Failure, Monitor, OnDrop, WaitFor, Waiters, contain, earlier,
+};
 use fullbore_metrics::{Counter, Outcome};
 
 use crate::claim::{Claim, Keep};
 use crate::entry::{Entry, Kept};
 use crate::error::CacheError;
+use crate::flight::{Call, Entered};
 use crate::load::{LoadCtx, Says};
 use crate::many::Missing;
 use crate::redis::testing::{Completed, Lease, Looked, Need, Sought, Stored, Tier, Told};
@@ -109,29 +113,40 @@ where
     }
 }
 
-/// What could not be removed from Redis.
+/// What could not be removed from Redis. While there is something nothing from there is believed.
 struct Owed<K> {
-    keys: HashSet<K>,
-    tags: HashSet<Arc<str>>,
-    all: bool,
-    /// Somebody is about to.
-    paying: bool,
+    /// Each with when it was noted, in notes: what is noted again while it is paid stays owed.
+    keys: HashMap<K, u64>,
+    tags: HashMap<Arc<str>, u64>,
+    all: Option<u64>,
+    notes: u64,
+    /// A thread is there that pays.
+    payer: bool,
+    closed: bool,
+    more: Waiters,
 }
 
 impl<K> Owed<K> {
     fn is_empty(&self) -> bool {
-        !self.all && self.keys.is_empty() && self.tags.is_empty()
+        self.all.is_none() && self.keys.is_empty() && self.tags.is_empty()
+    }
+
+    fn len(&self) -> usize {
+        self.keys.len() + self.tags.len() + usize::from(self.all.is_some())
     }
 }
 
 /// The second tier of a cache.
 pub(crate) struct Second<K, V> {
-    pub(crate) remote: Box<dyn Remote<K, V>>,
+    pub(crate) remote: Arc<dyn Remote<K, V>>,
     listener: Arc<Listener<K, V>>,
     outage_ttl: Duration,
     /// Writes are on their way for a while.
     in_background: bool,
-    owed: Monitor<Owed<K>>,
+    owed: Arc<Monitor<Owed<K>>>,
+    /// The thread that pays, if one is needed.
+    crew: Crew,
+    events: Arc<Events>,
     /// Values that were remembered although Redis could not be asked.
     pub(crate) outage_loads: Counter,
 }
@@ -145,14 +160,28 @@ where
         let settings = tier.settings();
         let (outage_ttl, in_background) = (settings.outage_ttl, settings.writes != Writes::Foreground);
         let listener = Arc::new(Listener { shared: OnceLock::new() });
-        let remote = Box::new(tier.connect::<K, V>(name, Arc::clone(&listener) as Arc<dyn Told<K>>)?);
-        let owed = Owed { keys: HashSet::new(), tags: HashSet::new(), all: false, paying: false };
-        let owed = Monitor::new(owed, Clock::Real);
-        Ok(Self { remote, listener, outage_ttl, in_background, owed, outage_loads: Counter::new() })
+        let remote = Arc::new(tier.connect::<K, V>(name, Arc::clone(&listener) as Arc<dyn Told<K>>)?);
+        let owed = Owed {
+            keys: HashMap::new(),
+            tags: HashMap::new(),
+            all: None,
+            notes: 0,
+            payer: false,
+            closed: false,
+            more: Waiters::of(WaitFor::Background),
+        };
+        let owed = Arc::new(Monitor::new(owed, Clock::Real));
+        let crew = Crew::new("cache", &format!("{name}-payer"), Clock::Real);
+        let events = Arc::new(Events::new("cache", name));
+        Ok(Self { remote, listener, outage_ttl, in_background, owed, crew, events, outage_loads: Counter::new() })
     }
 }
 
-impl<K: Hash + Eq + Clone, V> Second<K, V> {
+impl<K, V> Second<K, V>
+where
+    K: Hash + Eq + Clone + Send + Sync + 'static,
+    V: Send + Sync + 'static,
+{
     /// From now on it hears of changes. What was told before was of no interest to an empty cache.
     pub(crate) fn attach(&self, shared: &Arc<Shared<K, V>>) {
         // Only its builder does, once.
@@ -161,72 +190,155 @@ impl<K: Hash + Eq + Clone, V> Second<K, V> {
 
     fn owe_key(&self, key: &K) {
         let key = key.clone();
-        let mut owed = self.owed.lock();
-        if owed.keys.len() >= OWED {
-            owed.all = true;
-        } else {
-            owed.keys.insert(key);
-        }
+        self.owe(|owed| {
+            if owed.keys.len() >= OWED {
+                owed.all = Some(owed.notes);
+            } else {
+                owed.keys.insert(key, owed.notes);
+            }
+        });
     }
 
     fn owe_tag(&self, tag: &str) {
-        let mut owed = self.owed.lock();
-        if owed.tags.len() >= OWED {
-            owed.all = true;
-        } else {
-            owed.tags.insert(tag.into());
-        }
+        self.owe(|owed| {
+            if owed.tags.len() >= OWED {
+                owed.all = Some(owed.notes);
+            } else {
+                owed.tags.insert(tag.into(), owed.notes);
+            }
+        });
     }
 
     fn owe_all(&self) {
-        self.owed.lock().all = true;
+        self.owe(|owed| owed.all = Some(owed.notes));
     }
 
-    /// Whether what Redis says can be trusted (J4). If something is owed, it is removed now, if that is possible and nobody else does.
-    pub(crate) fn is_trusted(&self) -> bool {
-        let (keys, tags, all) = {
+    fn owe(&self, note: impl FnOnce(&mut Owed<K>)) {
+        let begin = {
             let mut owed = self.owed.lock();
-            if owed.is_empty() || owed.paying {
-                return !owed.paying;
-            }
-            if !self.remote.is_up() {
-                return false;
-            }
-            owed.paying = true;
-            let all = std::mem::take(&mut owed.all);
-            (std::mem::take(&mut owed.keys), std::mem::take(&mut owed.tags), all)
+            owed.notes += 1;
+            note(&mut owed);
+            !owed.closed && !std::mem::replace(&mut owed.payer, true)
         };
-        let _over = Paying(&self.owed);
-        if all {
-            if self.remote.clear().is_err() {
-                self.owe_all();
-            }
-            return !self.owes();
-        }
-        for key in keys {
-            if self.remote.remove(&key).is_err_and(|error| !error.is_oversized()) {
-                self.owe_key(&key);
+        if begin {
+            let (owed, remote) = (Arc::clone(&self.owed), Arc::downgrade(&self.remote));
+            let events = Arc::clone(&self.events);
+            if let Err(error) = self.crew.spawn(move || pay(&owed, &remote, &events)) {
+                self.owed.lock().payer = false;
+                self.events.emit(Event::Abandoned, || format!("no thread for what is owed to Redis: {error}"));
             }
         }
-        for tag in tags {
-            if self.remote.remove_tag(&tag).is_err() {
-                self.owe_tag(&tag);
-            }
-        }
-        !self.owes()
     }
 
-    fn owes(&self) -> bool {
-        !self.owed.lock().is_empty()
+    /// Whether what Redis says can be believed (J4).
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.owed.lock().is_empty()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.owed.lock().closed
+    }
+
+    /// Pays what can be paid, and ends the threads; returns those that have not ended.
+    pub(crate) fn close_within(&self, limit: Duration, events: &Events) -> Vec<String> {
+        let until = Instant::now().checked_add(limit);
+        let left = {
+            let mut owed = self.owed.lock();
+            owed.closed = true;
+            owed.notify_all(|owed| &mut owed.more);
+            // The thread looks once more.
+            owed.wait_until(|owed| &mut owed.more, until, |owed| !owed.payer);
+            owed.len()
+        };
+        if left > 0 {
+            events.emit(Event::Abandoned, || format!("{left} removals have not reached Redis"));
+        }
+        let mut threads = self.crew.join(until);
+        let limit = until.map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()));
+        threads.extend(self.remote.close_within(limit));
+        threads
     }
 }
 
-/// Somebody removes what is owed, until this is dropped.
-struct Paying<'a, K>(&'a Monitor<Owed<K>>);
+/// How often it is tried to pay.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 
-impl<K> Drop for Paying<'_, K> {
+/// Removes what is owed, as soon as Redis can be asked; until nothing is owed, or the cache is gone.
+fn pay<K, V>(owed: &Monitor<Owed<K>>, remote: &Weak<dyn Remote<K, V>>, events: &Events)
+where
+    K: Hash + Eq + Clone + Send + Sync + 'static,
+    V: Send + Sync + 'static,
+{
+    loop {
+        let closing = owed.lock().closed;
+        if let Some(remote) = remote.upgrade().filter(|remote| remote.is_up()) {
+            // A key's code may panic; then that one is not paid, and not tried again.
+            if let Err(failure) = contain(|| pay_once(owed, &*remote)) {
+                events.emit(Event::Panic, || format!("a key {failure}"));
+                let mut owed = owed.lock();
+                owed.keys = HashMap::new();
+                owed.all = Some(owed.notes);
+            }
+        }
+        let mut owed = owed.lock();
+        if owed.is_empty() || closing || remote.strong_count() == 0 {
+            owed.payer = false;
+            owed.notify_all(|owed| &mut owed.more);
+            return;
+        }
+        let again = Instant::now() + TRY_AGAIN;
+        owed.wait_until(|owed| &mut owed.more, Some(again), |owed| owed.closed);
+    }
+}
+
+/// Until Redis cannot be asked. What it refuses for good is not owed any more: its caller was told.
+fn pay_once<K, V>(owed: &Monitor<Owed<K>>, remote: &dyn Remote<K, V>)
+where
+    K: Hash + Eq + Clone,
+{
+    let (keys, tags, all, noted) = {
+        let owed = owed.lock();
+        let tags: Vec<Arc<str>> = owed.tags.keys().cloned().collect();
+        (owed.keys.keys().cloned().collect::<Vec<K>>(), tags, owed.all, owed.notes)
+    };
+    let failed = |error: TierError| error.is_unavailable();
+    if all.is_some() {
+        if !remote.clear().is_err_and(failed) {
+            let mut owed = owed.lock();
+            owed.all = owed.all.filter(|at| *at > noted);
+            owed.keys.retain(|_, at| *at > noted);
+            owed.tags.retain(|_, at| *at > noted);
+        }
+        return;
+    }
+    for key in keys {
+        if remote.remove(&key).is_err_and(failed) {
+            return;
+        }
+        let mut owed = owed.lock();
+        if owed.keys.get(&key).is_some_and(|at| *at <= noted) {
+            owed.keys.remove(&key);
+        }
+    }
+    for tag in tags {
+        if remote.remove_tag(&tag).is_err_and(failed) {
+            return;
+        }
+        let mut owed = owed.lock();
+        if owed.tags.get(&tag).is_some_and(|at| *at <= noted) {
+            owed.tags.remove(&tag);
+        }
+    }
+}
+
+impl<K, V> Drop for Second<K, V> {
     fn drop(&mut self) {
-        self.0.lock().paying = false;
+        {
+            let mut owed = self.owed.lock();
+            owed.closed = true;
+            owed.notify_all(|owed| &mut owed.more);
+        }
+        self.crew.join(Clock::Real.after(OnDrop::default().budget()));
     }
 }
 
@@ -255,7 +367,7 @@ where
     V: Clone + Send + Sync + 'static,
 {
     fn invalidated(&self, key: &K) {
-        self.with(|shared| drop(shared.table.remove(key)));
+        self.with(|shared| shared.table.told(key));
     }
 
     fn tag_changed(&self, tag: &str) {
@@ -301,17 +413,21 @@ where
             Ok(Sought::Value(stored)) => {
                 let value = stored.value.clone();
                 let (entry, keep) = self.take_over(second, claim.key(), stored);
-                if !claim.land(&entry, keep) {
-                    self.tally.invalidated_loads.inc();
-                }
+                // If something was told of meanwhile it is read again at the next look.
+                claim.land(&entry, keep);
                 service.end(Outcome::Served);
                 return Ok(Loaded::New(value));
             }
             Ok(Sought::Lead(lease)) => Some(lease),
             Ok(Sought::Busy) | Err(TierError::WaitedInVain) => {
+                return self.waited_for_another(claim, old, service);
+            }
+            Err(error) if error.is_timeout() && until.is_some_and(|until| until <= Instant::now()) => {
+                return self.waited_for_another(claim, old, service);
+            }
+            Err(_) if second.is_closed() => {
                 claim.give_up();
-                self.tally.wait_timeouts.inc();
-                return Err(self.timed_out(None, 0));
+                return Err(CacheError::Closed);
             }
             Err(error) => {
                 self.tell_if_oversized(&error);
@@ -362,6 +478,26 @@ where
                 self.failed(claim, &CacheError::Load(failure), old, &ctx.says);
                 service.end(Outcome::Failed);
                 resume_unwind(payload)
+            }
+        }
+    }
+
+    /// Another process has not loaded it in time.
+    fn waited_for_another(
+        &self,
+        claim: Claim<'_, K, V>,
+        old: Option<(Held<V>, Kept)>,
+        service: Service<'_>,
+    ) -> Result<Loaded<V>, CacheError> {
+        claim.give_up();
+        match old.filter(|(_, kept)| self.table.world.age_of(kept) != Age::Dead) {
+            Some((held, _)) => {
+                service.end(Outcome::Served);
+                Ok(Loaded::Old(held.into_entry(&self.grave)))
+            }
+            None => {
+                self.tally.wait_timeouts.inc();
+                Err(self.timed_out(None, 0))
             }
         }
     }
@@ -552,6 +688,7 @@ where
             ttl: Some(fresh.unwrap_or(Duration::MAX)),
             stale_for: Some(keep.map_or(Duration::MAX, |keep| keep.saturating_sub(fresh.unwrap_or(keep)))),
             negative,
+            is_exact: true,
             tags: Some(tags),
             etag: etag.map(Arc::from),
             ..Says::default()
@@ -566,7 +703,8 @@ where
 
     /// What stands in for a value that could not be loaded, and was not in memory.
     fn stale_of_remote(&self, second: &Second<K, V>, key: &K) -> Option<(Held<V>, Kept)> {
-        let stored = second.remote.look(key, None).ok()??.stored;
+        // What was removed here, and is still there, does not stand in for anything.
+        let stored = second.is_trusted().then(|| second.remote.look(key, None).ok())???.stored;
         let fresh = Some(stored.keep.unwrap_or(Duration::MAX));
         match self.take_over(second, key, Stored { fresh, ..stored }) {
             (_, Keep::Entry(held, kept)) => Some((held, Kept { generation: self.table.world.generation(), ..kept })),
@@ -574,24 +712,35 @@ where
         }
     }
 
-    /// A look into Redis for a call that does not load.
+    /// A look into Redis for a call that does not load. Where somebody loads the key, what is found is not remembered.
     pub(crate) fn get_joined(&self, second: &Second<K, V>, key: &K) -> Option<V> {
-        let (entered, _) = self.enter(key, None, None, true);
-        let claim = match entered {
-            crate::flight::Entered::Hit(held) => return Some(held.into_value()),
-            crate::flight::Entered::Lead(claim, _) => claim,
-            _ => return None,
+        let call =
+            Call { timeout: Duration::ZERO, deadline: None, soft: None, no_wait: true, look: true, behind: None };
+        let claim = match self.table.enter(key, &call, || {}) {
+            Entered::Hit(held) => {
+                self.tally.hits.inc();
+                return Some(held.into_value());
+            }
+            Entered::Lead(claim, _) => Some(claim),
+            _ => None,
         };
+        self.tally.misses.inc();
         let found = if second.is_trusted() { second.remote.look(key, None).ok().flatten() } else { None };
-        let found = found.map(|looked| looked.stored);
-        let Some(stored) = found.filter(|stored| !stored.is_stale()) else {
-            claim.give_up();
-            return None;
-        };
-        let value = stored.value.clone();
-        let (entry, keep) = self.take_over(second, key, stored);
-        claim.land(&entry, keep);
-        Some(value)
+        let found = found.map(|looked| looked.stored).filter(|stored| !stored.is_stale());
+        match (found, claim) {
+            (Some(stored), Some(claim)) => {
+                let value = stored.value.clone();
+                let (entry, keep) = self.take_over(second, key, stored);
+                claim.land(&entry, keep);
+                Some(value)
+            }
+            (found, claim) => {
+                if let Some(claim) = claim {
+                    claim.give_up();
+                }
+                found.map(|stored| stored.value)
+            }
+        }
     }
 
     /// An insertion: into Redis, to be read back from there (J1).
@@ -615,9 +764,12 @@ where
             Ok(()) => !second.in_background,
             Err(error) => {
                 self.tell(&error);
-                // What is there is older.
-                if !matches!(error, TierError::KeyTooLarge { .. }) {
-                    second.owe_key(&key);
+                // What is there is older, where something is.
+                let gone = error.is_unavailable().then_some(()).ok_or(error);
+                match gone {
+                    Ok(()) => second.owe_key(&key),
+                    Err(TierError::KeyTooLarge { .. }) => {}
+                    Err(_) => drop(self.remove_joined(second, &key)),
                 }
                 false
             }
@@ -633,11 +785,11 @@ where
     /// Removes it everywhere (J2).
     pub(crate) fn remove_joined(&self, second: &Second<K, V>, key: &K) -> (Option<Held<V>>, Result<(), TierError>) {
         let told = second.remote.remove(key).map(|_| ());
-        if let Err(error) = &told
-            && !error.is_oversized()
-        {
+        if let Err(error) = &told {
             self.tell(error);
-            second.owe_key(key);
+            if error.is_unavailable() {
+                second.owe_key(key);
+            }
         }
         (self.table.remove(key), told)
     }
@@ -646,7 +798,9 @@ where
         let told = second.remote.remove_tag(tag);
         if let Err(error) = &told {
             self.tell(error);
-            second.owe_tag(tag);
+            if error.is_unavailable() {
+                second.owe_tag(tag);
+            }
         }
         self.table.remove_tag(tag);
         told
@@ -656,7 +810,9 @@ where
         let told = second.remote.clear();
         if let Err(error) = &told {
             self.tell(error);
-            second.owe_all();
+            if error.is_unavailable() {
+                second.owe_all();
+            }
         }
         self.table.clear();
         told

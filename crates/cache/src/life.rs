@@ -46,7 +46,7 @@ impl Life {
         let (mut now, mut fresh_until, mut stale_until) = (0, NEVER, NEVER);
         if let Some(ttl) = ttl {
             now = world.now();
-            fresh_until = now.saturating_add(self.jittered(nanos(ttl)));
+            fresh_until = now.saturating_add(if says.is_exact { nanos(ttl) } else { self.jittered(nanos(ttl)) });
             stale_until = fresh_until.saturating_add(nanos(says.stale_for.unwrap_or(self.stale_for)));
             kept.due = fresh_until;
         }
@@ -87,11 +87,12 @@ impl Life {
         Some((fresh, fresh.map(|fresh| fresh.saturating_add(says.stale_for.unwrap_or(self.stale_for)))))
     }
 
-    /// Shortens the TTL.
+    /// Shortens the TTL; afterwards it is of no use.
     #[cfg(feature = "redis")]
     pub(crate) fn cap(&self, says: &mut Says, most: Duration) {
         let ttl = says.ttl.or(if says.negative { Some(self.negative_ttl) } else { self.ttl });
         says.ttl = Some(ttl.map_or(most, |ttl| ttl.min(most)));
+        says.stale_for = Some(Duration::ZERO);
     }
 
     fn jittered(&self, nanos: u64) -> u64 {

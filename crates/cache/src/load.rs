@@ -44,6 +44,8 @@ pub(crate) struct Says {
     pub(crate) etag: Option<Arc<str>>,
     pub(crate) version: u64,
     pub(crate) retry_after: Option<Duration>,
+    /// Its TTL has been shortened by chance already.
+    pub(crate) is_exact: bool,
 }
 
 /// The value that the load is to replace.
@@ -87,7 +89,7 @@ impl LoadCtx {
     }
 
     /// A version of the source's own (a row's version, a sequence number): a load that finds a higher one there leaves that in place, and so does
-    /// [`Cache::insert_version`](crate::Cache::insert_version); other insertions do not look. Default: 0, none.
+    /// [`Cache::insert_version`](crate::Cache::insert_version); other insertions do not look. A second tier knows no versions: they are compared with what is in memory. Default: 0, none.
     pub fn version(&mut self, version: u64) {
         self.says.version = version;
     }

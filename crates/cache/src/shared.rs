@@ -82,7 +82,7 @@ where
         #[cfg(feature = "redis")]
         if let Some(second) = &self.second {
             let limit = deadline.map_or(Duration::MAX, |at| at.saturating_duration_since(self.clock.now()));
-            return second.remote.close_within(limit);
+            return second.close_within(limit, &self.events);
         }
         let _ = deadline;
         Vec::new()
@@ -144,7 +144,7 @@ where
     ) -> (Entered<'a, K, V>, bool) {
         let (timeout, soft) = (self.config.load_timeout, self.config.soft_timeout);
         let mut joined = None;
-        let entered = self.table.enter(key, &Call { timeout, deadline, soft, no_wait, behind }, || {
+        let entered = self.table.enter(key, &Call { timeout, deadline, soft, no_wait, look: false, behind }, || {
             joined = Some(Instant::now());
             self.tally.waits.inc();
             self.station.arrived(1);

@@ -260,9 +260,97 @@ fn without_redis_it_works_on_memory_and_forgets_soon() {
     assert_eq!(other.get(&key("a")).as_deref(), Some("1"), "it could not be told");
     proxy.refuse(false);
     eventually("the link", || apart.tier_stats().unwrap().link_up);
-    // What is owed is paid before anything of Redis is believed.
-    assert_eq!(apart.get_or_compute(&key("a"), load("3")).unwrap(), "3");
+    // What is owed is paid by itself, and before that nothing of Redis is believed.
+    assert_ne!(apart.get(&key("a")).as_deref(), Some("1"));
     eventually("the removal", || other.get(&key("a")).as_deref() != Some("1"));
+    assert_eq!(apart.get_or_compute(&key("a"), load("3")).unwrap(), "3");
+    eventually("belief", || {
+        apart.get_or_compute(&key("b"), load("4")).unwrap() == "4" && other.get(&key("b")).is_some()
+    });
+}
+
+/// No removal that Redis refuses for good is owed for ever.
+#[test]
+fn what_cannot_be_removed_at_all_does_not_cut_the_cache_off() {
+    let Some(server) = Server::start_or_skip() else { return };
+    let (one, other) = (node(&server), node(&server));
+    assert!(one.try_remove_by_tag(&"x".repeat(100_000)).is_err());
+    assert!(one.try_remove(&"x".repeat(100_000)).is_err());
+    assert_eq!(one.get_or_compute(&key("a"), load("1")).unwrap(), "1");
+    assert_eq!(other.get(&key("a")).as_deref(), Some("1"));
+}
+
+/// The push of one's own lease does not make the cache forget who loads, or what failed.
+#[test]
+fn errors_are_remembered_and_loads_that_ask_for_their_own_key_are_refused() {
+    let Some(server) = Server::start_or_skip() else { return };
+    let one = texts().error_ttl(LONG).redis(builder(&server).build().unwrap()).build().unwrap();
+    let watch = node(&server);
+    let failed = one.get_or_compute(&key("a"), |_| {
+        // The push of the lease has arrived, as far as one can tell from outside.
+        let pushes = one.tier_stats().unwrap().pushes;
+        watch.insert(key("other"), "1".into());
+        eventually("a push after that of the lease", || one.tier_stats().unwrap().pushes > pushes);
+        assert!(one.get_or_compute(&key("a"), no_load).unwrap_err().is_reentrant());
+        Err::<String, _>(io::Error::other("down"))
+    });
+    assert!(failed.unwrap_err().is_load());
+    assert!(one.get_or_compute(&key("a"), no_load).unwrap_err().is_load());
+    assert_eq!(one.stats().error_hits, 1);
+}
+
+#[test]
+fn two_that_look_at_once_both_find() {
+    let Some(server) = Server::start_or_skip() else { return };
+    let (one, other) = (node(&server), node(&server));
+    for round in 0..50 {
+        let name = format!("{round}");
+        one.insert(name.clone(), "1".into());
+        let start = Barrier::new(4);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    start.wait();
+                    assert_eq!(other.get(&name).as_deref(), Some("1"));
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn what_has_no_ttl_is_refreshed_too() {
+    let Some(server) = Server::start_or_skip() else { return };
+    let loads = std::sync::Arc::new(AtomicU64::new(0));
+    let counted = std::sync::Arc::clone(&loads);
+    let cache = texts()
+        .ttl(None)
+        .redis(builder(&server).build().unwrap())
+        .loader(move |_, _| Ok::<_, Infallible>(counted.fetch_add(1, Ordering::SeqCst).to_string()))
+        .build()
+        .unwrap();
+    assert_eq!(cache.get_or_load(&key("a")).unwrap(), "0");
+    remember(&cache, "a");
+    assert!(cache.refresh(&key("a")));
+    eventually("the new value", || cache.get_or_load(&key("a")).unwrap() == "1");
+}
+
+#[test]
+fn many_that_are_stale_are_loaded_in_one_call() {
+    let Some(server) = Server::start_or_skip() else { return };
+    let ttl = Duration::from_millis(100);
+    let built = || texts().ttl(ttl).stale_for(LONG).redis(builder(&server).build().unwrap()).build().unwrap();
+    let (one, other) = (built(), built());
+    let keys: Vec<String> = (0..50).map(|n| format!("{n}")).collect();
+    let mut calls = 0;
+    let mut all = |keys: &[String], _: &mut LoadCtx| {
+        calls += 1;
+        Ok::<Vec<_>, io::Error>(keys.iter().map(|key| (key.clone(), key.clone())).collect())
+    };
+    one.get_or_compute_many(&keys, &mut all).unwrap();
+    eventually("the end of their TTL", || keys.iter().all(|key| other.get(key).is_none()));
+    other.get_or_compute_many(&keys, &mut all).unwrap();
+    assert_eq!(calls, 2);
 }
 
 #[test]

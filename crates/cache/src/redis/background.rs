@@ -106,6 +106,15 @@ impl Background {
         if done { Ok(()) } else { Err(TierError::TimedOut { budget: Duration::ZERO }) }
     }
 
+    /// The same of all keys.
+    pub(crate) fn cancel_all(&self, until: Instant) -> Result<(), TierError> {
+        let mut waiting = self.shared.waiting.lock();
+        waiting.writes.clear();
+        let done =
+            waiting.wait_until(|waiting| &mut waiting.written, Some(until), |waiting| waiting.writing.is_empty());
+        if done { Ok(()) } else { Err(TierError::TimedOut { budget: Duration::ZERO }) }
+    }
+
     pub(crate) fn close(&self, limit: Duration) {
         // What is left is lost with the process, as what was not written yet; it is counted there.
         drop(self.batcher.close_within(limit));
@@ -150,7 +159,12 @@ impl Shared {
             waiting.notify_all(|waiting| &mut waiting.written);
         }
         match result {
-            Ok(_) => core.counts.stored.add(puts),
+            Ok(answers) => {
+                let refused =
+                    answers.iter().filter(|answer| matches!(answer, redis::Value::ServerError(_))).count() as u64;
+                core.counts.dropped.add(refused.min(puts));
+                core.counts.stored.add(puts.saturating_sub(refused));
+            }
             Err(error) => {
                 core.counts.dropped.add(puts);
                 return Err(error);

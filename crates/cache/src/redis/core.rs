@@ -326,7 +326,7 @@ impl Core {
         let mut get_sequence = cmd("GET");
         get_sequence.arg(self.space.sequence());
         let asked = Instant::now();
-        let (answers, sequence) = self.wire.ask(purse, |line| {
+        let asked_all = self.wire.ask(purse, |line| {
             // That this process lives must be known before its lease is seen.
             let mut first = Vec::new();
             if say_alive {
@@ -341,6 +341,12 @@ impl Core {
                 known => known,
             };
             Ok((answers, sequence))
+        });
+        // Without an answer they may be ours all the same, and nobody would know: while this process lives nobody takes them over.
+        let (answers, sequence) = asked_all.inspect_err(|_| {
+            for ((key, _), token) in claims.iter().zip(&tokens) {
+                shared.owe(Arc::clone(key), token.to_vec());
+            }
         })?;
         if say_alive {
             shared.owner_said();

@@ -128,7 +128,7 @@ where
 
     /// The values of the keys or the leases to load them, in few round trips and without waiting for anybody: a key that
     /// another process loads is [`Sought::Busy`], and the caller asks for that again when it has done its own work. A stale
-    /// value will do.
+    /// value is not enough.
     pub fn lease_many(&self, keys: &[K], until: Option<Instant>) -> Vec<Result<Sought<V>, TierError>> {
         let mut purse = self.core.purse(until);
         let mut outcomes = Vec::with_capacity(keys.len());
@@ -145,8 +145,14 @@ where
         let mut open: Vec<(usize, Arc<[u8]>, Expect)> = Vec::new();
         for (n, read) in self.read_many(names, purse)?.into_iter().enumerate() {
             sought.push(Ok(match read {
-                Read::Value(stored, _) | Read::Leased { stale: Some(stored), .. } => Sought::Value(stored),
-                Read::Leased { stale: None, .. } => Sought::Busy,
+                Read::Value(stored, _) | Read::Leased { stale: Some(stored), .. } if !stored.is_stale() => {
+                    Sought::Value(stored)
+                }
+                Read::Leased { .. } => Sought::Busy,
+                Read::Value(_, checksum) => {
+                    open.push((n, names.get(n).into(), Expect::Tail(checksum)));
+                    Sought::Busy
+                }
                 Read::Nothing(expect) => {
                     open.push((n, names.get(n).into(), expect));
                     Sought::Busy
@@ -162,8 +168,10 @@ where
             sought[*n] = match claimed {
                 Ok(Claimed::Led(lease)) => Ok(Sought::Lead(lease)),
                 Ok(Claimed::Have(seen)) => self.read(name, seen, purse).map(|read| match read {
-                    Read::Value(stored, _) | Read::Leased { stale: Some(stored), .. } => Sought::Value(stored),
-                    Read::Leased { stale: None, .. } | Read::Nothing(_) => Sought::Busy,
+                    Read::Value(stored, _) | Read::Leased { stale: Some(stored), .. } if !stored.is_stale() => {
+                        Sought::Value(stored)
+                    }
+                    Read::Value(..) | Read::Leased { .. } | Read::Nothing(_) => Sought::Busy,
                 }),
                 Err(error) => Err(error),
             };

@@ -96,7 +96,7 @@ impl Need {
             Need::Any => true,
             Need::Fresh => !stored.is_stale(),
             // Ages are known to two round trips.
-            Need::Longer(than) => stored.fresh.is_none_or(|fresh| fresh > than + Duration::from_millis(100)),
+            Need::Longer(than) => stored.fresh.is_some_and(|fresh| fresh > than + Duration::from_millis(100)),
         }
     }
 }
@@ -387,7 +387,8 @@ where
                     return Err(TierError::WaitedInVain);
                 }
                 Woken::TimedOut => {
-                    if !self.core.lives(owner, &mut self.core.purse(until))? {
+                    // Who waits has time, Redis has its budget.
+                    if !self.core.lives(owner, &mut self.core.purse(None))? {
                         return Ok(Expect::Head(token));
                     }
                 }
@@ -475,9 +476,17 @@ where
         let name = self.name(key)?;
         let mut purse = self.core.purse(None);
         let born = if stored.tags.is_empty() { None } else { self.core.sequence(&mut purse)? };
-        let Some(bytes) = self.written(&name, stored, born, &mut purse)? else {
+        let mut bytes = self.written(&name, stored, born, &mut purse)?;
+        if bytes.is_none() {
+            // What was known of the sequence is older than a tag's removal.
+            self.core.link.shared.forget_sequence();
+            let born = self.core.sequence(&mut purse)?;
+            bytes = self.written(&name, stored, born, &mut purse)?;
+        }
+        let Some(bytes) = bytes else {
+            // A tag was removed just now, again: then this value is removed as well, and the one that is there is older.
             self.core.counts.revoked.inc();
-            return Ok(());
+            return self.remove(key).map(drop);
         };
         if let Some(background) = &self.background {
             return background.put(name, bytes, px_millis(stored)).inspect_err(|_| self.core.counts.dropped.inc());
@@ -510,7 +519,7 @@ where
     pub fn clear(&self) -> Result<(), TierError> {
         let core = &self.core;
         if let Some(background) = &self.background {
-            background.all_changed();
+            background.cancel_all(Instant::now() + core.budget)?;
         }
         let pattern = core.space.all_keys();
         let mut cursor: Vec<u8> = b"0".to_vec();
@@ -520,9 +529,10 @@ where
             let mut scan = cmd("SCAN");
             scan.arg(&cursor[..]).arg("MATCH").arg(&pattern[..]).arg("COUNT").arg(1000);
             let answer = core.wire.ask(&mut purse, |line| line.ask(&scan))?;
-            let Value::Array(mut parts) = answer else { return Ok(()) };
+            let strange = || TierError::Refused { code: "SCAN".into(), detail: "an answer that is none".into() };
+            let Value::Array(mut parts) = answer else { return Err(strange()) };
             let (Some(Value::Array(names)), Some(next)) = (parts.pop(), parts.pop().and_then(bytes_of)) else {
-                return Ok(());
+                return Err(strange());
             };
             if !names.is_empty() {
                 let mut unlink = cmd("UNLINK");

@@ -23,7 +23,7 @@ use worker::Worker;
 /// How long a process is believed to live after it said so.
 const OWNER_LIFE: Duration = Duration::from_secs(3);
 /// Leases that could not be given back at once and wait for the link.
-const MAX_DEBTS: usize = 1024;
+const MAX_DEBTS: usize = 1 << 16;
 
 /// Who is told of what happens. Called on the link's thread, under no lock.
 pub(crate) trait Heard: Send + Sync {
@@ -309,6 +309,11 @@ impl Shared {
         if state.debts.len() < MAX_DEBTS {
             state.debts.push((key, token));
         }
+    }
+
+    /// What a round was to give back, and perhaps did not: to give back what is not there any more does nothing.
+    fn owe_again(&self, debts: Vec<(Arc<[u8]>, Vec<u8>)>) {
+        self.monitor.lock().debts.extend(debts);
     }
 }
 

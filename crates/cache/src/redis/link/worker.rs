@@ -46,6 +46,8 @@ struct Round {
     mark: Vec<u8>,
     asked: Vec<Asked>,
     answers: Vec<Value>,
+    /// Leases that it gives back.
+    debts: Vec<(Arc<[u8]>, Vec<u8>)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -129,8 +131,17 @@ impl Worker {
 
     /// Listens until the link is lost, and says why.
     fn serve(&mut self, connection: &mut Connection) -> Why {
+        let mut round = None;
+        let why = self.listen(connection, &mut round);
+        if let Some(open) = round {
+            self.shared.owe_again(open.debts);
+        }
+        why
+    }
+
+    fn listen(&mut self, connection: &mut Connection, round: &mut Option<Round>) -> Why {
         self.sequence_wanted = true;
-        let mut round = match self.send(connection) {
+        *round = match self.send(connection) {
             Ok(round) => Some(round),
             Err(why) => return why,
         };
@@ -140,7 +151,7 @@ impl Worker {
                 Ok(Value::Push { kind: PushKind::Invalidate, data }) => self.invalidate(&data),
                 Ok(Value::Push { .. }) => {}
                 Ok(answer) => {
-                    if let Some(open) = &mut round {
+                    if let Some(open) = round.as_mut() {
                         let is_mark = matches!(&answer, Value::BulkString(said) if *said == open.mark);
                         open.answers.push(answer);
                         if is_mark && let Some(done) = round.take() {
@@ -160,14 +171,14 @@ impl Worker {
                     return Why::Elsewhere;
                 }
             }
-            match &round {
+            match round.as_ref() {
                 Some(open) if open.sent.elapsed() >= PATIENCE => return Why::Silent,
                 Some(_) => {}
                 None => {
                     if self.sequence_wanted || last.elapsed() >= BEAT || self.owes() {
                         last = Instant::now();
                         match self.send(connection) {
-                            Ok(sent) => round = Some(sent),
+                            Ok(sent) => *round = Some(sent),
                             Err(why) => return why,
                         }
                     }
@@ -224,8 +235,11 @@ impl Worker {
         let mark = random::<8>().map(|byte| b"0123456789abcdef"[usize::from(byte & 15)]).to_vec();
         packed.extend_from_slice(&cmd("PING").arg(&mark).get_packed_command());
         let (sent, local) = (Instant::now(), self.shared.local());
-        connection.send_packed_command(&packed).map_err(classify)?;
-        Ok(Round { sent, local, mark, asked, answers: Vec::new() })
+        if let Err(error) = connection.send_packed_command(&packed) {
+            self.shared.owe_again(debts);
+            return Err(classify(error));
+        }
+        Ok(Round { sent, local, mark, asked, answers: Vec::new(), debts })
     }
 
     /// Everything that a round asked for is there, and every push before it was passed on.
