@@ -758,3 +758,15 @@ fn the_page_of_the_book() -> Result<(), Box<dyn std::error::Error>> {
     assert_eq!(shown, [101]);
     Ok(())
 }
+
+/// A router's route into a ring.
+#[test]
+fn a_broadcast_is_a_destination_of_a_router() {
+    let ring = Broadcast::<Arc<String>>::builder().capacity(8).build().unwrap();
+    let mut reader = ring.subscribe().join().unwrap();
+    let router = fullbore_fanout::Router::<String>::new();
+    router.route("orders.#", ring.publisher()).unwrap();
+    let receipt = router.publish("orders.new", "one".to_owned()).unwrap();
+    assert_eq!(receipt.accepted(), 1);
+    assert_eq!(*reader.try_recv().unwrap(), "one");
+}
