@@ -69,7 +69,9 @@
 //!
 //! # Fork
 //! Build it after `fork`. In a child a pool of its parent refuses ([`GetError::is_forked`]), and nothing is closed there, not
-//! even by drop: the sockets are the parent's. What the child builds itself works.
+//! even by drop: the sockets are the parent's. What the child builds itself works if the
+//! parent had no threads when it forked, or after an `exec`: otherwise the child's copy of the table of parked threads (`parking_lot`'s) has
+//! the parent's in it, which are gone.
 //!
 //! # Features
 //! - `postgres`, `sqlite`, `redis`: managers for `postgres`, `rusqlite` and `redis`.

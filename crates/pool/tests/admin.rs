@@ -598,9 +598,8 @@ fn child_forks() {
         pool.close();
         drop((pool, empty));
         assert_eq!((db.closes(), db.live()), (0, 3), "all but the detached one, which is the child's");
-        // Its own pool works, with threads of its own.
-        let own = Pool::builder(Fake(Db::new())).build().unwrap();
-        assert_eq!(own.get().unwrap().serial, 1);
+        // A pool of its own it may build after an `exec` only: threads of the parent that were parked at the fork stand in
+        // `parking_lot`'s table for ever, and new threads get their memory.
         says.write_all(b"ok").unwrap();
         std::process::exit(0);
     }
